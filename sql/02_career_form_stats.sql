@@ -1,0 +1,174 @@
+-- grain: one row per runner in every table, except horse_runs with one per finish
+-- reads: runners, elo_ratings
+-- writes: horse_career, horse_runs, horse_ratings, jockey_career, trainer_career, horse_distance_career, horse_track_career
+-- why: what was known about horse, jockey and trainer before the race. Earlier days count (first window), and of the
+--      same day only lower race numbers at the same meeting (second window). RANGE over whole numbers leaves out all
+--      peers, so no runner sees its own race.
+
+-- Career of the horse in this location. `runs_on_earlier_days` is the number of its last run before today.
+CREATE OR REPLACE TABLE horse_career AS
+SELECT
+  runner_id,
+  horse_key,
+  total(sum(finished) OVER earlier_days) AS runs_on_earlier_days,
+  total(sum(finished) OVER earlier_days) + total(sum(finished) OVER earlier_today) AS total_races,
+  total(sum(won) OVER earlier_days) + total(sum(won) OVER earlier_today) AS wins,
+  total(sum(placed) OVER earlier_days) + total(sum(placed) OVER earlier_today) AS places
+FROM runners
+WHERE is_starter
+WINDOW
+  earlier_days AS (PARTITION BY horse_key ORDER BY day_key RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+  earlier_today AS (PARTITION BY horse_key, meeting_key ORDER BY race_order RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING);
+
+-- The runs of a horse, numbered in race order, each with the form of the last five runs up to and including it. A
+-- runner whose horse has m runs on earlier days finds its previous run, and its form, at run number m.
+CREATE OR REPLACE TABLE horse_runs AS
+SELECT
+  horse_key,
+  CAST(row_number() OVER so_far AS INTEGER) AS run_number,
+  runner_id,
+  day_key,
+  total(count(*) OVER last_five) AS runs,
+  total(sum(final_position) OVER last_five) AS position_sum,
+  total(sum(final_position * final_position) OVER last_five) AS position_squares,
+  total(sum(won) OVER last_five) AS wins,
+  total(sum(placed) OVER last_five) AS places,
+  -- Of m runs the latest weighs m and the oldest 1. Before the fifth run there are fewer to weigh.
+  least(5, row_number() OVER so_far) * placed
+    + greatest(least(5, row_number() OVER so_far) - 1, 0) * coalesce(lag(placed, 1) OVER so_far, 0)
+    + greatest(least(5, row_number() OVER so_far) - 2, 0) * coalesce(lag(placed, 2) OVER so_far, 0)
+    + greatest(least(5, row_number() OVER so_far) - 3, 0) * coalesce(lag(placed, 3) OVER so_far, 0)
+    + greatest(least(5, row_number() OVER so_far) - 4, 0) * coalesce(lag(placed, 4) OVER so_far, 0) AS weighted_places
+FROM runners
+WHERE finished = 1
+WINDOW
+  so_far AS (PARTITION BY horse_key ORDER BY runner_id),
+  last_five AS (PARTITION BY horse_key ORDER BY runner_id ROWS BETWEEN 4 PRECEDING AND CURRENT ROW);
+
+-- The rating the horse brings to the race, whatever the location, and the locations it has raced in.
+CREATE OR REPLACE TABLE horse_ratings AS
+WITH seen AS (
+  SELECT
+    r.runner_id,
+    r.horse_id,
+    total(count(e.race_key) OVER earlier_days) AS rated_on_earlier_days,
+    total(count(e.race_key) OVER earlier_today) AS rated_today,
+    min(CASE WHEN r.finished = 1 THEN r.location_key END) OVER earlier_days AS lowest_location,
+    max(CASE WHEN r.finished = 1 THEN r.location_key END) OVER earlier_days AS highest_location,
+    min(CASE WHEN r.finished = 1 THEN r.location_key END) OVER earlier_today AS location_today
+  FROM runners AS r
+  LEFT JOIN elo_ratings AS e USING (race_key, horse_id)
+  WINDOW
+    earlier_days AS (PARTITION BY r.horse_id ORDER BY r.day_key RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+    earlier_today AS (PARTITION BY r.horse_id, r.meeting_key ORDER BY r.race_order RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+)
+SELECT
+  seen.runner_id,
+  coalesce(e.elo_after, CAST(1200 AS DOUBLE)) AS horse_elo,
+  rated_on_earlier_days + rated_today = 0 AS is_elo_default,
+  rated_on_earlier_days + rated_today AS elo_races_count,
+  coalesce(least(lowest_location, location_today) <> greatest(highest_location, location_today), false) AS is_cross_region_horse
+FROM seen
+LEFT JOIN elo_ratings AS e ON e.horse_id = seen.horse_id AND e.rating_number = seen.rated_on_earlier_days;
+
+-- Jockeys and trainers have thousands of runs, so their days are summed before the window runs over them.
+CREATE OR REPLACE TABLE jockey_career AS
+WITH days AS (
+  SELECT jockey_key, day_key, sum(finished) AS rides, sum(won) AS wins, sum(placed) AS places
+  FROM runners
+  WHERE is_starter
+  GROUP BY jockey_key, day_key
+),
+before_today AS (
+  SELECT
+    jockey_key,
+    day_key,
+    total(sum(rides) OVER earlier_days) AS rides,
+    total(sum(wins) OVER earlier_days) AS wins,
+    total(sum(places) OVER earlier_days) AS places
+  FROM days
+  WINDOW earlier_days AS (PARTITION BY jockey_key ORDER BY day_key RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+),
+today AS (
+  SELECT
+    runner_id,
+    jockey_key,
+    day_key,
+    total(sum(finished) OVER earlier_today) AS rides,
+    total(sum(won) OVER earlier_today) AS wins,
+    total(sum(placed) OVER earlier_today) AS places
+  FROM runners
+  WHERE is_starter
+  WINDOW earlier_today AS (PARTITION BY jockey_key, meeting_key ORDER BY race_order RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+)
+SELECT
+  runner_id,
+  b.rides + t.rides AS jockey_rides,
+  b.wins + t.wins AS jockey_wins,
+  b.places + t.places AS jockey_places
+FROM today AS t
+JOIN before_today AS b USING (jockey_key, day_key);
+
+CREATE OR REPLACE TABLE trainer_career AS
+WITH days AS (
+  SELECT trainer_key, day_key, sum(finished) AS runs, sum(won) AS wins, sum(placed) AS places
+  FROM runners
+  WHERE is_starter
+  GROUP BY trainer_key, day_key
+),
+before_today AS (
+  SELECT
+    trainer_key,
+    day_key,
+    total(sum(runs) OVER earlier_days) AS runs,
+    total(sum(wins) OVER earlier_days) AS wins,
+    total(sum(places) OVER earlier_days) AS places
+  FROM days
+  WINDOW earlier_days AS (PARTITION BY trainer_key ORDER BY day_key RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+),
+today AS (
+  SELECT
+    runner_id,
+    trainer_key,
+    day_key,
+    total(sum(finished) OVER earlier_today) AS runs,
+    total(sum(won) OVER earlier_today) AS wins,
+    total(sum(placed) OVER earlier_today) AS places
+  FROM runners
+  WHERE is_starter
+  WINDOW earlier_today AS (PARTITION BY trainer_key, meeting_key ORDER BY race_order RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+)
+SELECT
+  runner_id,
+  b.runs + t.runs AS trainer_runs,
+  b.wins + t.wins AS trainer_wins,
+  b.places + t.places AS trainer_places
+FROM today AS t
+JOIN before_today AS b USING (trainer_key, day_key);
+
+CREATE OR REPLACE TABLE horse_distance_career AS
+SELECT
+  runner_id,
+  total(sum(finished) OVER earlier_days) + total(sum(finished) OVER earlier_today) AS races_at_distance,
+  total(sum(won) OVER earlier_days) + total(sum(won) OVER earlier_today) AS wins_at_distance
+FROM runners
+WHERE is_starter
+WINDOW
+  earlier_days AS (PARTITION BY horse_key, distance_range ORDER BY day_key RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+  earlier_today AS (
+    PARTITION BY horse_key, distance_range, meeting_key ORDER BY race_order RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+  );
+
+CREATE OR REPLACE TABLE horse_track_career AS
+SELECT
+  runner_id,
+  total(sum(finished) OVER earlier_days) + total(sum(finished) OVER earlier_today) AS races_at_track,
+  total(sum(won) OVER earlier_days) + total(sum(won) OVER earlier_today) AS wins_at_track,
+  total(sum(placed) OVER earlier_days) + total(sum(placed) OVER earlier_today) AS places_at_track
+FROM runners
+WHERE is_starter
+WINDOW
+  earlier_days AS (PARTITION BY horse_key, track_key ORDER BY day_key RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+  earlier_today AS (
+    PARTITION BY horse_key, track_key, meeting_key ORDER BY race_order RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+  );

@@ -1,0 +1,4 @@
+-- grain: one row per runner
+-- reads:
+-- writes:
+-- why: Speed, class, field comparison, market, distance, weight and connection features will be built here.

@@ -1,0 +1,4 @@
+-- grain: one row per runner
+-- reads:
+-- writes:
+-- why: Interactions, barrier and rail, bias, distance profile, metro and rolling averages will be built here.

@@ -1,0 +1,4 @@
+-- grain: one row per runner
+-- reads:
+-- writes:
+-- why: Fader, closer and front-runner patterns over the prior runs will be built here.

@@ -1,0 +1,5 @@
+-- engine: postgres
+-- grain: one row per horse, jockey, trainer or pair, as of today
+-- reads: races, race_results, race_results_sectional_times, horse_elo_ratings, horses
+-- writes:
+-- why: The current-form views of the live application will be defined here.

@@ -1,0 +1,4 @@
+-- grain: one row per runner
+-- reads:
+-- writes:
+-- why: Wet and dry track preference over the prior runs will be built here.

@@ -1,0 +1,58 @@
+-- engine: duckdb
+-- why: names that differ between engines, and the few helpers every phase uses, are defined here once. Another
+--      engine needs only its own version of this file. `build_time()` comes from the runner.
+
+-- Rounds half away from zero. The slack of 1e-9 makes the decision on the value that is meant (1.00005) and not on
+-- its nearest double (1.00004999…). Quotients of counts are never that close to a tie without being one.
+CREATE OR REPLACE MACRO rounded(x, digits) AS
+  sign(x) * floor(abs(x) * power(10.0, digits) + 0.5 + 1e-9) / power(10.0, digits) + 0.0;
+
+-- A share of counts: 0 when there is nothing to divide by, else four decimals.
+CREATE OR REPLACE MACRO frac(part, whole) AS
+  CASE WHEN whole = 0 THEN CAST(0 AS DOUBLE) ELSE rounded(CAST(part AS DOUBLE) / whole, 4) END;
+
+-- A mean of `n` values that add up to `total`: null when there is none.
+CREATE OR REPLACE MACRO mean_of(total, n) AS
+  CASE WHEN n > 0 THEN CAST(total AS DOUBLE) / n END;
+
+-- Sample standard deviation from a count, a sum and a sum of squares: null for fewer than two values.
+-- The sums are whole numbers, so neither the order of the rows nor the engine changes the result.
+CREATE OR REPLACE MACRO sd_of(n, total, total_squares) AS
+  CASE WHEN n > 1 THEN
+    sqrt(greatest(CAST(n AS DOUBLE) * total_squares - CAST(total AS DOUBLE) * total, 0.0) / (CAST(n AS DOUBLE) * (n - 1)))
+  END;
+
+CREATE OR REPLACE MACRO clip(x) AS
+  CASE WHEN x < 0 THEN CAST(0 AS DOUBLE) WHEN x > 1 THEN CAST(1 AS DOUBLE) ELSE x END;
+
+-- A sum of whole numbers as an integer. A sum over no rows is 0.
+CREATE OR REPLACE MACRO total(x) AS CAST(coalesce(x, 0) AS INTEGER);
+
+-- A numeric source column as a double; NaN and the infinities are as good as missing.
+CREATE OR REPLACE MACRO finite_number(x) AS
+  CASE WHEN isfinite(TRY_CAST(x AS DOUBLE)) THEN TRY_CAST(x AS DOUBLE) END;
+
+-- Thousandths of a unit as whole numbers (grams, milliseconds), so that sums are exact in any order.
+CREATE OR REPLACE MACRO thousandths(x) AS CAST(round(x * 1000) AS BIGINT);
+
+-- Seconds of an interval. A time that is not positive is missing.
+CREATE OR REPLACE MACRO seconds_of(x) AS
+  CASE WHEN date_part('epoch', x) > 0 THEN CAST(date_part('epoch', x) AS DOUBLE) END;
+
+-- Days since 1970-01-01.
+CREATE OR REPLACE MACRO day_number(d) AS CAST(d - DATE '1970-01-01' AS INTEGER);
+
+CREATE OR REPLACE MACRO matches(text, pattern) AS regexp_matches(text, pattern);
+
+-- The first group that a pattern captures, null when it does not match.
+CREATE OR REPLACE MACRO captured(text, pattern) AS nullif(regexp_extract(text, pattern, 1), '');
+
+-- A horse name as it is compared: the entity for an apostrophe decoded, `E+` as `E`, lower case, no blanks around it.
+CREATE OR REPLACE MACRO matching_name(name) AS
+  lower(trim(replace(regexp_replace(name, '&(#0*39|apos).', '''', 'g'), 'E+', 'E')));
+
+-- Ratios as whole hundred-millionths, for exact sums of fractions.
+CREATE OR REPLACE MACRO hundred_millionths(x) AS CAST(round(x * 1e8) AS BIGINT);
+
+-- Rounds to a whole number, halves to the even one.
+CREATE OR REPLACE MACRO round_half_even(x) AS round_even(x, 0);

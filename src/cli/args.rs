@@ -1,0 +1,227 @@
+//! The arguments. Help texts are written for a person who uses the program for the first time.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::pipeline::RowFormat;
+
+/// Rebuilds a machine-learning table away from the production database: Postgres to Parquet, SQL phases in DuckDB,
+/// checks, and back to Postgres with a swap that can be undone.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    max_term_width = 100,
+    after_help = "Start with `racealpha demo`: it needs nothing but an installed PostgreSQL server."
+)]
+pub(super) struct Arguments {
+    /// The pipeline file [default: pipeline.toml here, else the built-in RaceAlpha pipeline]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(super) pipeline: Option<PathBuf>,
+    /// Overrides a key of the pipeline file, such as validate.min_rows=1000; may be given several times
+    #[arg(long = "set", value_name = "KEY=VALUE", global = true)]
+    pub(super) overrides: Vec<String>,
+    /// The lake's folder [default: $RACEALPHA_LAKE, else data_lake]
+    #[arg(long, value_name = "URL", global = true)]
+    pub(super) lake: Option<String>,
+    /// Prints the result as one JSON document
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    /// Shows no progress
+    #[arg(long, short, global = true)]
+    pub(super) quiet: bool,
+    /// Logs more: -v tables and phases, -vv files and ranges, -vvv everything
+    #[arg(long, short, action = clap::ArgAction::Count, global = true)]
+    pub(super) verbose: u8,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Shows whether source and target answer, what the lake holds, the backup, the last run
+    #[command(after_help = "Example: racealpha status")]
+    Status,
+    /// Copies source tables into the lake, all in one consistent snapshot
+    #[command(after_help = "Example: DATABASE_URL=postgres://… racealpha pull --jobs 4")]
+    Pull(PullArguments),
+    /// Runs the SQL phases over the lake and publishes the dataset there
+    #[command(after_help = "Example: racealpha run --from 2")]
+    Run(RunArguments),
+    /// Runs one phase on a sample and shows rows, seconds and nulls; publishes nothing
+    #[command(after_help = "Example: racealpha test 2 --sample 500")]
+    Test(TestArguments),
+    /// Checks tables and dataset; exit code 3 when a finding blocks the push
+    #[command(after_help = "Example: racealpha --json validate")]
+    Validate,
+    /// Shows what a push would change; writes nothing
+    #[command(after_help = "Example: racealpha preview")]
+    Preview,
+    /// Puts the dataset in the live table's place; the live table becomes the backup
+    #[command(visible_alias = "push-copy", after_help = "Example: racealpha preview && racealpha push")]
+    Push(PushArguments),
+    /// Puts the backup back in the live table's place; doing it twice is a redo
+    #[command(after_help = "Example: racealpha rollback")]
+    Rollback,
+    /// Pulls, runs, validates and pushes in one go
+    #[command(after_help = "Example, every Saturday at four: 0 16 * * 6 racealpha --quiet rebuild")]
+    Rebuild(JobsArguments),
+    /// Writes a lake table to a folder or a file outside the lake
+    #[command(
+        after_help = "Example: racealpha export dataset.csv --format csv\n         racealpha export races/ --table races"
+    )]
+    Export(ExportArguments),
+    /// Runs read-only SQL over the lake's tables
+    #[command(after_help = "Example: racealpha query \"SELECT location, count(*) FROM races GROUP BY ALL\"")]
+    Query(QueryArguments),
+    /// Shows the last runs
+    #[command(after_help = "Example: racealpha history --limit 5")]
+    History(HistoryArguments),
+    /// Makes the synthetic source: loads it into a database, or writes CSV files
+    #[command(after_help = "Example: racealpha fixtures --races 20000 --load postgres://…/scratch")]
+    Fixtures(FixtureArguments),
+    /// Shows everything on a private PostgreSQL with synthetic data
+    #[command(after_help = "Example: racealpha demo --races 20000 --keep")]
+    Demo(DemoArguments),
+    /// Starts a private PostgreSQL, runs a command with DATABASE_URL set to it, and removes it again
+    #[command(hide = true)]
+    LocalServer(LocalServerArguments),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct JobsArguments {
+    /// Connections to the source [default: $RACEALPHA_JOBS, else 2]
+    #[arg(long, short, value_name = "N")]
+    pub(super) jobs: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PullArguments {
+    /// Tables to pull [default: all of the pipeline file]
+    pub(super) tables: Vec<String>,
+    #[command(flatten)]
+    pub(super) jobs: JobsArguments,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArguments {
+    /// The first phase, such as 2 or 8b; earlier ones are taken from the last run on the same tables
+    #[arg(long, value_name = "N")]
+    pub(super) from: Option<String>,
+    /// The last phase; no dataset is published when it is not the last of all
+    #[arg(long, value_name = "N")]
+    pub(super) to: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TestArguments {
+    /// The phase, such as 2 or 8b
+    pub(super) phase: String,
+    /// How many races the sample has
+    #[arg(long, value_name = "RACES", default_value_t = 1000)]
+    pub(super) sample: u64,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PushArguments {
+    /// Pushes in spite of findings that block
+    #[arg(long)]
+    pub(super) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExportArguments {
+    /// A file, when the name ends in .parquet, .csv or .arrow like the format; else a folder
+    pub(super) destination: PathBuf,
+    /// The lake table [default: the dataset]
+    #[arg(long)]
+    pub(super) table: Option<String>,
+    /// The format of the files
+    #[arg(long, value_enum, default_value_t = FileFormat::Parquet)]
+    pub(super) format: FileFormat,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum FileFormat {
+    /// Apache Parquet
+    Parquet,
+    /// Comma-separated values with a header
+    Csv,
+    /// Arrow IPC, also known as Feather
+    Arrow,
+}
+
+impl From<FileFormat> for RowFormat {
+    fn from(format: FileFormat) -> Self {
+        match format {
+            FileFormat::Parquet => Self::Parquet,
+            FileFormat::Csv => Self::Csv,
+            FileFormat::Arrow => Self::Arrow,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct QueryArguments {
+    /// One SELECT; tables have their lake names
+    pub(super) sql: String,
+    /// How rows are printed [default: table, or json with --json]
+    #[arg(long, value_enum)]
+    pub(super) format: Option<QueryFormat>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum QueryFormat {
+    /// For people; the first 1000 rows
+    Table,
+    /// One array of objects
+    Json,
+    /// Comma-separated values with a header
+    Csv,
+    /// A Parquet file, for a pipe or a redirection
+    Parquet,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HistoryArguments {
+    /// How many runs, the newest first
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(super) limit: usize,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct FixtureArguments {
+    /// How many races; each has about twelve runners
+    #[arg(long, value_name = "N", default_value_t = 20_000)]
+    pub(super) races: u64,
+    /// The same seed gives the same rows
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    pub(super) seed: u64,
+    /// The database to load into [default: $DATABASE_URL]; it must not have the tables yet
+    #[arg(long, value_name = "URL", conflicts_with = "out")]
+    pub(super) load: Option<String>,
+    /// Writes CSV files into this folder instead
+    #[arg(long, value_name = "FOLDER")]
+    pub(super) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DemoArguments {
+    /// How many races the synthetic source has; each has about twelve runners
+    #[arg(long, value_name = "N", default_value_t = 20_000)]
+    pub(super) races: u64,
+    /// The same seed gives the same rows
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    pub(super) seed: u64,
+    /// Leaves server and lake in place and prints how to reach and remove them
+    #[arg(long)]
+    pub(super) keep: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LocalServerArguments {
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(super) command: Vec<OsString>,
+}

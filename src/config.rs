@@ -1,0 +1,449 @@
+//! Typed configuration: defaults < pipeline file < `.env` < environment < flags. Parsed once; only `pipeline` and
+//! `cli` read it, steps get their own options.
+
+use std::collections::HashMap;
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::lake::PartitionTransform;
+use crate::pg::{ConnectError, DatabaseUrl};
+use crate::push::{MissingColumns, NewColumns};
+use crate::schema::TableName;
+
+/// The pipeline file looked for in the working folder.
+pub const PIPELINE_FILE: &str = "pipeline.toml";
+/// The pipeline used where there is no file.
+const BUILT_IN: &str = include_str!("../pipeline.toml");
+/// The lake when nothing names one.
+const DEFAULT_LAKE: &str = "data_lake";
+/// Connections of a pull when nothing sets them: more only help where the server has cores to spare.
+const DEFAULT_JOBS: usize = 2;
+/// Connections of a pull at most; a production server has other users.
+const JOBS_MAX: usize = 32;
+/// How alike two keys must be for one to be suggested instead of the other.
+const SUGGESTION_SIMILARITY: f64 = 0.7;
+
+/// What is wrong with the configuration.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The pipeline file cannot be read.
+    #[error("cannot read the pipeline file {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The pipeline file is not what it should be.
+    #[error("{origin}: {message}")]
+    Invalid {
+        /// The file, flag or variable.
+        origin: String,
+        /// What is wrong, and the nearest known key where one is unknown.
+        message: String,
+    },
+    /// A setting that this command needs is missing.
+    #[error("{name} is not set; put it into the environment or into a file named .env, for example {name}={example}")]
+    Missing {
+        /// The variable.
+        name: &'static str,
+        /// What it may look like.
+        example: &'static str,
+    },
+    /// A connection URL cannot be read.
+    #[error("{name} is wrong")]
+    Url {
+        /// The variable.
+        name: &'static str,
+        /// What is wrong with it.
+        source: ConnectError,
+    },
+}
+
+/// The pipeline file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pipeline {
+    /// The lake, unless the environment or a flag names another.
+    pub lake: Option<String>,
+    /// Connections of a pull.
+    pub jobs: Option<usize>,
+    /// DuckDB's memory limit, such as `4GB`.
+    pub memory: Option<String>,
+    /// The source tables.
+    pub tables: Vec<TableConfig>,
+    /// The dataset that the phases make.
+    pub dataset: DatasetConfig,
+    /// Where the dataset is pushed.
+    pub target: TargetConfig,
+    /// Limits of the checks.
+    #[serde(default)]
+    pub validate: ValidateConfig,
+}
+
+/// One source table.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TableConfig {
+    /// Its name in the lake.
+    pub name: String,
+    /// Its name in the source, when it differs from `public.<name>`.
+    pub source: Option<TableName>,
+    /// The columns that tell its rows apart.
+    #[serde(default)]
+    pub key: Vec<String>,
+    /// How its rows are spread over folders.
+    #[serde(default)]
+    pub partition_by: Vec<PartitionTransform>,
+    /// Whether a rebuild needs rows in it.
+    #[serde(default = "yes")]
+    pub required: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl TableConfig {
+    /// The table in the source.
+    pub fn source_table(&self) -> TableName {
+        self.source.clone().unwrap_or_else(|| TableName::new("public", &self.name))
+    }
+}
+
+/// The dataset that the phases make.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatasetConfig {
+    /// Its name in the lake, and of the table the last phase writes.
+    pub name: String,
+    /// The columns that tell its rows apart.
+    pub key: Vec<String>,
+    /// How its rows are spread over folders.
+    #[serde(default)]
+    pub partition_by: Vec<PartitionTransform>,
+    /// The order of its rows in the files; the key when empty.
+    #[serde(default)]
+    pub order_by: Vec<String>,
+    /// Columns that are outcomes, not features.
+    #[serde(default)]
+    pub labels: Vec<String>,
+    /// The folder of phase files, relative to the pipeline file.
+    pub phases: String,
+}
+
+/// Where the dataset is pushed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TargetConfig {
+    /// The live table.
+    pub table: TableName,
+    /// The former live table's name after a push, in the same schema.
+    pub backup: String,
+    /// How the live table is replaced.
+    #[serde(default)]
+    pub mode: TargetMode,
+    /// What happens to dataset columns that the live table lacks.
+    #[serde(default)]
+    pub new_columns: NewColumns,
+    /// What happens to columns of the live table that the dataset lacks and nothing else fills.
+    #[serde(default)]
+    pub missing_columns: MissingColumns,
+}
+
+/// How the live table is replaced.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TargetMode {
+    /// A staging table takes the live table's place in one transaction.
+    #[default]
+    Swap,
+}
+
+/// Limits of the checks.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ValidateConfig {
+    /// The least rows a dataset may have.
+    pub min_rows: u64,
+    /// The least share of the previous dataset's rows.
+    pub min_rows_of_previous: f64,
+}
+
+impl Default for ValidateConfig {
+    fn default() -> Self {
+        Self { min_rows: 1, min_rows_of_previous: 0.9 }
+    }
+}
+
+impl Pipeline {
+    /// Reads `file`, or `pipeline.toml` of the working folder, or the built-in pipeline, and applies `KEY=VALUE`
+    /// overrides. The second answer is the folder that relative paths mean; none for the built-in pipeline.
+    ///
+    /// # Errors
+    /// [`ConfigError::Read`], [`ConfigError::Invalid`].
+    pub fn load(file: Option<&Path>, overrides: &[String]) -> Result<(Self, Option<PathBuf>), ConfigError> {
+        let found = file.map(Path::to_path_buf).or_else(|| Some(PathBuf::from(PIPELINE_FILE)).filter(|f| f.exists()));
+        let (origin, text) = match &found {
+            Some(path) => {
+                let text =
+                    fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+                (path.display().to_string(), text)
+            }
+            None => ("the built-in pipeline".to_owned(), BUILT_IN.to_owned()),
+        };
+        let pipeline = Self::parse(&origin, &text, overrides)?;
+        let folder = found.map(|path| path.parent().map(Path::to_path_buf).unwrap_or_default());
+        Ok((pipeline, folder))
+    }
+
+    fn parse(origin: &str, text: &str, overrides: &[String]) -> Result<Self, ConfigError> {
+        let invalid = |error: toml::de::Error| ConfigError::Invalid {
+            origin: origin.to_owned(),
+            message: with_suggestion(error.to_string().trim_end()),
+        };
+        if overrides.is_empty() {
+            // Errors from the text itself show the line.
+            return toml::from_str(text).map_err(invalid).and_then(|pipeline: Self| pipeline.checked(origin));
+        }
+        let mut table: toml::Table = toml::from_str(text).map_err(invalid)?;
+        for text in overrides {
+            set_key(&mut table, text)?;
+        }
+        table
+            .try_into()
+            .map_err(|error| ConfigError::Invalid {
+                origin: format!("{origin} with --set"),
+                message: with_suggestion(error.to_string().trim_end()),
+            })
+            .and_then(|pipeline: Self| pipeline.checked(origin))
+    }
+
+    fn checked(self, origin: &str) -> Result<Self, ConfigError> {
+        let mut names: Vec<&str> = self.tables.iter().map(|table| table.name.as_str()).collect();
+        names.push(&self.dataset.name);
+        names.sort_unstable();
+        let twice =
+            names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| format!("table {} is named twice", pair[0]));
+        let bad_name = names.iter().find(|name| !is_lake_name(name)).map(|name| {
+            format!("'{name}' cannot name a lake table: use letters, digits, '_', '-' and '.', beginning with a letter or '_'")
+        });
+        let no_key = self.dataset.key.is_empty().then(|| "dataset.key names no column".to_owned());
+        let jobs = self.jobs.filter(|jobs| !(1..=JOBS_MAX).contains(jobs)).map(|jobs| jobs_message(&jobs.to_string()));
+        match twice.or(bad_name).or(no_key).or(jobs) {
+            Some(message) => Err(ConfigError::Invalid { origin: origin.to_owned(), message }),
+            None => Ok(self),
+        }
+    }
+
+    /// The configuration of a lake table that is pulled.
+    pub fn table(&self, name: &str) -> Option<&TableConfig> {
+        self.tables.iter().find(|table| table.name == name)
+    }
+}
+
+/// A lake table's name is a folder of the lake and a view in DuckDB.
+fn is_lake_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c))
+}
+
+/// Sets `a.b.c=value`; the value is TOML where it parses as such, else text.
+fn set_key(table: &mut toml::Table, text: &str) -> Result<(), ConfigError> {
+    let invalid = |message: &str| ConfigError::Invalid { origin: format!("--set {text}"), message: message.to_owned() };
+    let (path, value) = text.split_once('=').ok_or_else(|| invalid("expected KEY=VALUE"))?;
+    let value = format!("value = {value}")
+        .parse::<toml::Table>()
+        .ok()
+        .and_then(|mut parsed| parsed.remove("value"))
+        .unwrap_or_else(|| toml::Value::String(value.to_owned()));
+    let mut parts: Vec<&str> = path.split('.').collect();
+    let last = parts.pop().unwrap_or_default();
+    let mut at = table;
+    for part in parts {
+        at = at
+            .entry(part)
+            .or_insert_with(|| toml::Value::Table(toml::Table::new()))
+            .as_table_mut()
+            .ok_or_else(|| invalid("the key leads through something that is not a table"))?;
+    }
+    at.insert(last.to_owned(), value);
+    Ok(())
+}
+
+/// Adds the nearest known key to serde's "unknown field `x`, expected one of `a`, `b`".
+fn with_suggestion(message: &str) -> String {
+    let mut quoted =
+        message.split_once("unknown field ").map(|(_, rest)| rest.split('`').skip(1).step_by(2)).into_iter().flatten();
+    let Some(unknown) = quoted.next() else { return message.to_owned() };
+    let nearest = quoted
+        .map(|known| (strsim::jaro_winkler(unknown, known), known))
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .filter(|(similarity, _)| *similarity >= SUGGESTION_SIMILARITY);
+    match nearest {
+        Some((_, known)) => format!("{message}\ndid you mean `{known}`?"),
+        None => message.to_owned(),
+    }
+}
+
+fn jobs_message(value: &str) -> String {
+    format!("jobs is {value}; expected a number from 1 to {JOBS_MAX}")
+}
+
+/// What flags say, before anything else is looked at.
+#[derive(Debug, Clone, Default)]
+pub struct Flags {
+    /// `--lake`
+    pub lake: Option<String>,
+    /// `--jobs`
+    pub jobs: Option<usize>,
+}
+
+/// Settings that differ between machines.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    database_url: Option<DatabaseUrl>,
+    target_database_url: Option<DatabaseUrl>,
+    /// The lake's URL.
+    pub lake: String,
+    /// Connections of a pull.
+    pub jobs: usize,
+    /// DuckDB's memory limit, such as `4GB`.
+    pub memory: Option<String>,
+}
+
+impl Settings {
+    /// Settings from flags, environment, a `.env` file in the working folder or above, and the pipeline file.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`], [`ConfigError::Url`] for values that cannot be read.
+    pub fn load(flags: &Flags, pipeline: &Pipeline) -> Result<Self, ConfigError> {
+        // `dotenvy` gives no iterator where there is no file, which is the usual case.
+        let dotenv: HashMap<String, String> = match dotenvy::dotenv_iter() {
+            Ok(pairs) => pairs
+                .collect::<Result<_, _>>()
+                .map_err(|error| ConfigError::Invalid { origin: ".env".to_owned(), message: dotenv_message(&error) })?,
+            Err(_) => HashMap::new(),
+        };
+        Self::from_lookup(flags, pipeline, |name| {
+            env::var(name).ok().or_else(|| dotenv.get(name).cloned()).filter(|value| !value.is_empty())
+        })
+    }
+
+    fn from_lookup(
+        flags: &Flags,
+        pipeline: &Pipeline,
+        lookup: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        let url = |name: &'static str| {
+            lookup(name).map(|text| text.parse().map_err(|source| ConfigError::Url { name, source })).transpose()
+        };
+        let jobs = match (flags.jobs, lookup("RACEALPHA_JOBS"), pipeline.jobs) {
+            (Some(jobs), _, _) => jobs,
+            (None, Some(text), _) => text.parse().map_err(|_| ConfigError::Invalid {
+                origin: "RACEALPHA_JOBS".to_owned(),
+                message: jobs_message(&text),
+            })?,
+            (None, None, jobs) => jobs.unwrap_or(DEFAULT_JOBS),
+        };
+        if !(1..=JOBS_MAX).contains(&jobs) {
+            return Err(ConfigError::Invalid { origin: "jobs".to_owned(), message: jobs_message(&jobs.to_string()) });
+        }
+        Ok(Self {
+            database_url: url("DATABASE_URL")?,
+            target_database_url: url("TARGET_DATABASE_URL")?,
+            lake: flags
+                .lake
+                .clone()
+                .or_else(|| lookup("RACEALPHA_LAKE"))
+                .or_else(|| pipeline.lake.clone())
+                .unwrap_or_else(|| DEFAULT_LAKE.to_owned()),
+            jobs,
+            memory: lookup("RACEALPHA_MEMORY").or_else(|| pipeline.memory.clone()),
+        })
+    }
+
+    /// Settings for a server of our own, as `demo` starts it.
+    pub fn for_server(database_url: DatabaseUrl, lake: String, jobs: usize) -> Self {
+        Self { database_url: Some(database_url), target_database_url: None, lake, jobs, memory: None }
+    }
+
+    /// The source.
+    ///
+    /// # Errors
+    /// [`ConfigError::Missing`].
+    pub fn source(&self) -> Result<&DatabaseUrl, ConfigError> {
+        self.database_url.as_ref().ok_or(ConfigError::Missing {
+            name: "DATABASE_URL",
+            example: "postgres://USER:PASSWORD@HOST:5432/DATABASE",
+        })
+    }
+
+    /// The target: the source unless `TARGET_DATABASE_URL` names another.
+    ///
+    /// # Errors
+    /// [`ConfigError::Missing`].
+    pub fn target(&self) -> Result<&DatabaseUrl, ConfigError> {
+        self.target_database_url.as_ref().map_or_else(|| self.source(), Ok)
+    }
+}
+
+/// The error without the line, which may hold a password.
+fn dotenv_message(error: &dotenvy::Error) -> String {
+    match error {
+        dotenvy::Error::LineParse(_, at) => format!("a line cannot be read (at its character {at})"),
+        dotenvy::Error::Io(error) => error.to_string(),
+        _ => "cannot be read".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
+    use super::*;
+
+    fn pipeline(overrides: &[&str]) -> Result<Pipeline, ConfigError> {
+        let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+        Pipeline::parse("pipeline.toml", BUILT_IN, &overrides)
+    }
+
+    #[test]
+    fn the_built_in_pipeline_is_valid() {
+        let pipeline = pipeline(&[]).unwrap();
+        assert_eq!(pipeline.tables.len(), 7);
+        assert_eq!(pipeline.tables[0].source_table().to_string(), "public.races");
+    }
+
+    #[test]
+    fn overrides_reach_any_key_and_unknown_ones_name_the_nearest() {
+        let set = pipeline(&["validate.min_rows=7", "target.table=ml.runners", "jobs=4"]).unwrap();
+        assert_eq!((set.validate.min_rows, set.target.table.to_string(), set.jobs), (7, "ml.runners".into(), Some(4)));
+        let error = pipeline(&["validate.min_row=7"]).unwrap_err().to_string();
+        assert!(error.contains("did you mean `min_rows`?"), "{error}");
+        assert!(pipeline(&["jobs=0"]).unwrap_err().to_string().contains("from 1 to 32"));
+    }
+
+    #[test]
+    fn flags_beat_the_environment_which_beats_the_file() {
+        let file = pipeline(&["lake=from_file", "jobs=3"]).unwrap();
+        let environment = |name: &str| (name == "RACEALPHA_LAKE").then(|| "from_environment".to_owned());
+        let settings = Settings::from_lookup(&Flags::default(), &file, environment).unwrap();
+        assert_eq!((settings.lake.as_str(), settings.jobs), ("from_environment", 3));
+        let flags = Flags { lake: Some("from_flag".into()), jobs: Some(1) };
+        let settings = Settings::from_lookup(&flags, &file, environment).unwrap();
+        assert_eq!((settings.lake.as_str(), settings.jobs), ("from_flag", 1));
+    }
+
+    #[test]
+    fn a_wrong_url_is_named_and_not_shown() {
+        let lookup = |name: &str| (name == "DATABASE_URL").then(|| "postgres://u:s3cret@h:port/d".to_owned());
+        let error = Settings::from_lookup(&Flags::default(), &pipeline(&[]).unwrap(), lookup).unwrap_err();
+        let shown = format!("{error} {error:?}");
+        assert!(shown.contains("DATABASE_URL") && !shown.contains("s3cret"), "{shown}");
+    }
+}

@@ -1,0 +1,400 @@
+//! Opening sessions: the URL with its secret, TLS, and errors that say what to do.
+
+use std::fmt;
+use std::ops::Deref;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use tokio::task::JoinHandle;
+use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Config};
+use tokio_postgres_rustls::MakeRustlsConnect;
+use url::Url;
+
+/// A server that does not answer within this time counts as unreachable.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Idle time before the first TCP keepalive, so that a vanished server is noticed within about a minute.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(20);
+/// Time between keepalives.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// Keepalives without an answer before the connection is given up.
+const KEEPALIVE_RETRIES: u32 = 3;
+/// Unacknowledged data for this long means the peer is gone.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What every session sets: text forms that do not depend on the server's configuration, no JIT (it makes a wide
+/// COPY up to four times slower), and no limit on how long a COPY may take.
+const SESSION_SETTINGS: &str = "SET client_encoding = 'UTF8'; SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; \
+     SET TimeZone = 'UTC'; SET bytea_output = 'hex'; SET extra_float_digits = 1; \
+     SET standard_conforming_strings = on; SET jit = off; SET statement_timeout = 0; \
+     SET idle_in_transaction_session_timeout = 0; SET search_path = pg_catalog";
+
+/// How the server's certificate is treated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verify {
+    /// Encryption only, as libpq's `prefer` and `require`.
+    Nothing,
+    /// The certificate must chain to a trusted root.
+    Chain,
+    /// And be issued for the host.
+    ChainAndHost,
+}
+
+/// Where a database is and how to log in. Its `Debug` and `Display` never show the password.
+#[derive(Clone)]
+pub struct DatabaseUrl {
+    config: Config,
+    verify: Verify,
+    root_certificate: Option<String>,
+    shown: String,
+}
+
+impl FromStr for DatabaseUrl {
+    type Err = ConnectError;
+
+    /// Reads `postgres://user:password@host:port/database?sslmode=…&sslrootcert=…`, or libpq's `key=value` form.
+    fn from_str(text: &str) -> Result<Self, ConnectError> {
+        let mut verify = Verify::Nothing;
+        let mut root_certificate = None;
+        let mut plain = text.to_owned();
+        if let Ok(mut url) = Url::parse(text) {
+            let pairs: Vec<(String, String)> = url.query_pairs().into_owned().collect();
+            url.set_query(None);
+            for (key, value) in pairs {
+                match (key.as_str(), value.as_str()) {
+                    ("sslmode", "verify-ca") => verify = Verify::Chain,
+                    ("sslmode", "verify-full") => verify = Verify::ChainAndHost,
+                    ("sslrootcert", path) => root_certificate = Some(path.to_owned()),
+                    _ => {
+                        url.query_pairs_mut().append_pair(&key, &value);
+                    }
+                }
+            }
+            plain = url.to_string();
+        }
+        let mut config: Config = plain.parse().map_err(|source| ConnectError::BadUrl { source })?;
+        if config.get_hosts().is_empty() {
+            config.host("localhost");
+        }
+        if verify != Verify::Nothing {
+            config.ssl_mode(SslMode::Require);
+        }
+        config
+            .connect_timeout(CONNECT_TIMEOUT)
+            .keepalives(true)
+            .keepalives_idle(KEEPALIVE_IDLE)
+            .keepalives_interval(KEEPALIVE_INTERVAL)
+            .keepalives_retries(KEEPALIVE_RETRIES)
+            .tcp_user_timeout(TCP_USER_TIMEOUT);
+        let shown = shown(&config);
+        Ok(Self { config, verify, root_certificate, shown })
+    }
+}
+
+impl DatabaseUrl {
+    /// The database's name: the URL's, or the user's as Postgres assumes.
+    pub fn database(&self) -> &str {
+        self.config.get_dbname().or(self.config.get_user()).unwrap_or("postgres")
+    }
+}
+
+impl fmt::Display for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DatabaseUrl({})", self.shown)
+    }
+}
+
+/// `user@host:port/database`, which names a server without its secrets.
+fn shown(config: &Config) -> String {
+    let host = match config.get_hosts().first() {
+        Some(Host::Tcp(host)) => host.clone(),
+        #[cfg(unix)]
+        Some(Host::Unix(path)) => path.display().to_string(),
+        None => "localhost".to_owned(),
+    };
+    let port = config.get_ports().first().copied().unwrap_or(5432);
+    let user = config.get_user().unwrap_or("");
+    format!("{user}@{host}:{port}/{}", config.get_dbname().unwrap_or(user))
+}
+
+/// Why a session could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The text is not a connection URL.
+    #[error("the database URL cannot be read; expected postgres://USER:PASSWORD@HOST:PORT/DATABASE")]
+    BadUrl {
+        /// What the parser said; it never quotes the text.
+        source: tokio_postgres::Error,
+    },
+    /// Nobody answers there.
+    #[error("cannot reach {server}; is it running, and are host and port right?")]
+    Unreachable {
+        /// `user@host:port/database`.
+        server: String,
+        /// The network's error.
+        source: tokio_postgres::Error,
+    },
+    /// The server refused the login.
+    #[error("{server} refuses the login; check user, password and database name")]
+    LoginRefused {
+        /// `user@host:port/database`.
+        server: String,
+        /// The server's message.
+        source: tokio_postgres::Error,
+    },
+    /// The certificates for `sslmode=verify-*` could not be read.
+    #[error("cannot read the trusted certificates{}", .path.as_ref().map(|path| format!(" of {path}")).unwrap_or_default())]
+    Certificates {
+        /// The value of `sslrootcert`.
+        path: Option<String>,
+        /// What went wrong.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The server answered, but the session could not be set up.
+    #[error("{server} ended the session while it was set up")]
+    SetUp {
+        /// `user@host:port/database`.
+        server: String,
+        /// The server's message.
+        source: tokio_postgres::Error,
+    },
+}
+
+impl ConnectError {
+    /// Whether trying again later may help.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::SetUp { .. })
+    }
+}
+
+/// An open session; the task that drives its socket ends with it.
+#[derive(Debug)]
+pub struct Session {
+    client: Client,
+    driver: JoinHandle<()>,
+}
+
+impl Session {
+    /// Opens a session named `application` in `pg_stat_activity`.
+    ///
+    /// # Errors
+    /// [`ConnectError`] by what a person can do about it.
+    pub async fn open(url: &DatabaseUrl, application: &str) -> Result<Self, ConnectError> {
+        let tls = MakeRustlsConnect::new(tls_config(url)?);
+        let mut config = url.config.clone();
+        config.application_name(application);
+        let (client, connection) = config.connect(tls).await.map_err(|source| login_error(url, source))?;
+        let driver = tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "connection ended");
+            }
+        });
+        let session = Self { client, driver };
+        session
+            .client
+            .batch_execute(SESSION_SETTINGS)
+            .await
+            .map_err(|source| ConnectError::SetUp { server: url.to_string(), source })?;
+        Ok(session)
+    }
+}
+
+impl Deref for Session {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl std::ops::DerefMut for Session {
+    fn deref_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Closing the socket at once makes the server end whatever this session still runs.
+        self.driver.abort();
+    }
+}
+
+fn login_error(url: &DatabaseUrl, source: tokio_postgres::Error) -> ConnectError {
+    let server = url.to_string();
+    match source.code() {
+        Some(code)
+            if *code == SqlState::INVALID_PASSWORD
+                || *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION
+                || *code == SqlState::INVALID_CATALOG_NAME =>
+        {
+            ConnectError::LoginRefused { server, source }
+        }
+        _ => ConnectError::Unreachable { server, source },
+    }
+}
+
+fn tls_config(url: &DatabaseUrl) -> Result<ClientConfig, ConnectError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|source| ConnectError::Certificates { path: None, source: source.into() })?;
+    if url.verify == Verify::Nothing {
+        let verifier = AcceptAny { provider };
+        return Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth());
+    }
+    let roots = Arc::new(trusted_roots(url.root_certificate.as_deref())?);
+    if url.verify == Verify::ChainAndHost {
+        return Ok(builder.with_root_certificates(roots).with_no_client_auth());
+    }
+    let chain = WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), provider)
+        .build()
+        .map_err(|source| ConnectError::Certificates { path: url.root_certificate.clone(), source: source.into() })?;
+    Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(ChainOnly { chain })).with_no_client_auth())
+}
+
+fn trusted_roots(path: Option<&str>) -> Result<RootCertStore, ConnectError> {
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| ConnectError::Certificates {
+        path: path.map(str::to_owned),
+        source,
+    };
+    let mut roots = RootCertStore::empty();
+    if let Some(path) = path {
+        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| failed(error.into()))? {
+            let certificate = certificate.map_err(|error| failed(error.into()))?;
+            roots.add(certificate).map_err(|error| failed(error.into()))?;
+        }
+    } else {
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    }
+    if roots.is_empty() {
+        return Err(failed("no certificate found".into()));
+    }
+    Ok(roots)
+}
+
+/// `sslmode=verify-ca`: the chain counts, the host name does not.
+#[derive(Debug)]
+struct ChainOnly {
+    chain: Arc<WebPkiServerVerifier>,
+}
+
+impl ServerCertVerifier for ChainOnly {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verdict = self.chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        let name_matches = verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name).is_ok();
+        match verdict {
+            // The chain is checked before the name, so a failure with a wrong name is the name's.
+            Err(rustls::Error::InvalidCertificate(
+                rustls::CertificateError::NotValidForName | rustls::CertificateError::NotValidForNameContext { .. },
+            )) if !name_matches => Ok(ServerCertVerified::assertion()),
+            verdict => verdict,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chain.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chain.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
+    }
+}
+
+/// `sslmode=prefer` and `require`: encrypts and believes any certificate, as libpq does.
+#[derive(Debug)]
+struct AcceptAny {
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for AcceptAny {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_shown_without_its_password() {
+        let url: DatabaseUrl =
+            "postgres://ann:s3cret@db.example.com:6000/stud?sslmode=verify-full".parse().expect("a good URL");
+        assert_eq!(url.to_string(), "ann@db.example.com:6000/stud");
+        assert!(!format!("{url:?}").contains("s3cret"));
+        assert_eq!(url.verify, Verify::ChainAndHost);
+    }
+
+    #[test]
+    fn a_bad_url_is_refused_without_quoting_it() {
+        let error = "postgres://ann:s3cret@host:notaport/x".parse::<DatabaseUrl>().expect_err("a bad port");
+        assert!(!format!("{error}{error:?}").contains("s3cret"));
+    }
+}

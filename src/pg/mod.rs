@@ -1,0 +1,11 @@
+//! What reading and writing Postgres share: sessions, quoting, the catalogue, and a private server for demo and tests.
+
+mod catalog;
+mod connect;
+mod ident;
+mod local_server;
+
+pub use catalog::{CatalogError, RelationInfo, describe_table};
+pub use connect::{ConnectError, DatabaseUrl, Session};
+pub use ident::{quote_ident, quote_literal, quote_table};
+pub use local_server::*;

@@ -1,0 +1,124 @@
+//! One error for all commands, sorted by what a caller can do about it.
+
+use crate::columnar::BuildError;
+use crate::config::ConfigError;
+use crate::fixtures::FixtureError;
+use crate::lake::LakeError;
+use crate::pg::{ConnectError, LocalServerError};
+use crate::push::PushError;
+use crate::schema::TableName;
+use crate::source::SourceError;
+use crate::transform::TransformError;
+use crate::wire::DecodeError;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PipelineError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// No session.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The source could not be read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The server's stream is broken.
+    #[error("cannot decode {table}")]
+    Decode {
+        /// The table.
+        table: TableName,
+        /// What is wrong.
+        source: DecodeError,
+    },
+    /// A value cannot be held.
+    #[error("cannot pull {table}: {place}")]
+    Value {
+        /// The table.
+        table: TableName,
+        /// Where its rows lie in the heap, when it was copied in ranges.
+        place: String,
+        /// Column, row and reason.
+        source: BuildError,
+    },
+    /// The lake could not be read or written.
+    #[error(transparent)]
+    Lake(#[from] LakeError),
+    /// The phases or checks could not run.
+    #[error(transparent)]
+    Transform(#[from] TransformError),
+    /// A check blocks the command.
+    #[error("blocked by validation: {0}")]
+    Blocked(String),
+    /// The push or rollback failed.
+    #[error(transparent)]
+    Push(#[from] PushError),
+    /// The synthetic source could not be made.
+    #[error(transparent)]
+    Fixtures(#[from] FixtureError),
+    /// The private server could not be started.
+    #[error(transparent)]
+    LocalServer(#[from] LocalServerError),
+    /// The command makes no sense as it was given.
+    #[error("{0}")]
+    Usage(String),
+    /// The destination of an export cannot be written.
+    #[error("cannot write {path}")]
+    Output {
+        /// The file or folder.
+        path: String,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A worker thread panicked, which is a bug of ours.
+    #[error("a worker stopped unexpectedly")]
+    Worker(#[from] tokio::task::JoinError),
+    /// The run was cancelled.
+    #[error("interrupted; nothing was published")]
+    Cancelled,
+}
+
+/// What a caller can do about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// Look at it.
+    Failed,
+    /// Correct the command or the settings.
+    Usage,
+    /// Look at the data.
+    Blocked,
+    /// Try again later.
+    Unreachable,
+    /// Wait for the other run.
+    Locked,
+    /// Nothing: it was asked for.
+    Interrupted,
+}
+
+impl PipelineError {
+    /// What a caller can do about it.
+    pub fn failure(&self) -> Failure {
+        match self {
+            Self::Config(_) | Self::Usage(_) | Self::Transform(TransformError::NoPhase { .. }) => Failure::Usage,
+            Self::Blocked(_) => Failure::Blocked,
+            Self::Cancelled
+            | Self::Source(SourceError::Cancelled)
+            | Self::Transform(TransformError::Cancelled)
+            | Self::Push(PushError::Cancelled { .. })
+            | Self::Fixtures(FixtureError::Cancelled) => Failure::Interrupted,
+            Self::Lake(LakeError::Locked { .. }) | Self::Push(PushError::Locked { .. }) => Failure::Locked,
+            Self::Connect(error)
+            | Self::Source(SourceError::Connect(error))
+            | Self::Push(PushError::Connect(error)) => {
+                if error.is_unreachable() {
+                    Failure::Unreachable
+                } else {
+                    Failure::Usage
+                }
+            }
+            Self::Source(error) if error.is_unreachable() => Failure::Unreachable,
+            _ => Failure::Failed,
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! Joins the steps: each command of the program is one function here, over one [`Context`]. Knows nothing about
+//! arguments and HTTP.
+
+mod demo;
+mod error;
+mod export;
+mod preview;
+mod pull;
+mod push;
+mod query;
+mod rebuild;
+mod rows;
+mod run;
+mod status;
+mod test_phase;
+mod transform;
+mod validate;
+
+pub use demo::{DemoOptions, DemoReport, KeptServer, TargetLook, demo};
+pub use error::{Failure, PipelineError};
+pub use export::{ExportReport, export};
+pub use preview::{ColumnChange, PreviewReport, preview};
+pub use pull::{PullReport, PulledTable, pull};
+pub use push::{push, rollback};
+pub use query::{query, query_into};
+pub use rebuild::{RebuildReport, rebuild};
+pub use rows::RowFormat;
+pub use run::{Context, Run, RunId, RunRecord, RunState, StepRecord, history};
+pub use status::{LakeTableStatus, ServerStatus, StatusReport, status};
+pub use test_phase::{ColumnNulls, TestReport, TestedTable, test_phase};
+pub use transform::{DatasetReport, TransformOptions, TransformReport, transform};
+pub use validate::{ValidateReport, validate};

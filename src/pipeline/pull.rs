@@ -1,0 +1,555 @@
+//! Source to lake: several sessions share a snapshot and take ctid ranges from one queue; each decodes, and hands
+//! record batches to an encoder thread of its own over a bounded queue.
+//!
+//! ```text
+//! session 1 ── COPY ──▶ decode ──▶ [2 batches] ──▶ Parquet encoder ──▶ object store
+//! session 2 ── COPY ──▶ decode ──▶ [2 batches] ──▶ Parquet encoder ──▶ object store
+//! coordinator: exports the snapshot, counts each table in it
+//! ```
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use chrono::Utc;
+use serde::Serialize;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::run::with_run;
+use super::{Context, PipelineError, Run};
+use crate::columnar::{BatchBuilder, NumericSeen, schema_for};
+use crate::config::{Pipeline, TableConfig};
+use crate::lake::{
+    DataFile, Lake, LakeError, LakeTable, Origin, PartitionTransform, Publication, TableLayout, TableWriter, Version,
+};
+use crate::pg::{DatabaseUrl, RelationInfo, Session, describe_table, quote_table};
+use crate::progress::{Progress, Step, Work};
+use crate::schema::TableName;
+use crate::source::{CopyRange, CopyStream, SharedSnapshot, SnapshotInfo, SourceError, plan_ranges};
+use crate::wire::CopyDecoder;
+
+/// Wire bytes decoded at once: a block and its offsets stay in the processor's cache.
+const BLOCK_BYTES: usize = 128 << 10;
+/// Rows of a record batch at most.
+const BATCH_ROWS_MAX: usize = 32_768;
+/// Wire bytes of a record batch at most.
+const BATCH_BYTES_MAX: usize = 4 << 20;
+/// Batches that wait for the encoder; a slow disk then slows the server down instead of filling memory.
+const QUEUED_BATCHES_MAX: usize = 2;
+
+/// What a pull did.
+#[derive(Debug, Clone, Serialize)]
+pub struct PullReport {
+    /// The lake version with the new tables.
+    pub version: Version,
+    /// The point in the source's history.
+    pub snapshot: SnapshotInfo,
+    /// The tables by name.
+    pub tables: BTreeMap<String, PulledTable>,
+    /// How long it took.
+    pub seconds: f64,
+    /// Connections used.
+    pub connections: usize,
+}
+
+/// What a pull did to one table.
+#[derive(Debug, Clone, Serialize)]
+pub struct PulledTable {
+    /// Rows.
+    pub rows: u64,
+    /// Bytes of its Parquet files.
+    pub parquet_bytes: u64,
+    /// Bytes from the server.
+    pub wire_bytes: u64,
+    /// Its files.
+    pub files: usize,
+}
+
+/// A table to pull.
+#[derive(Debug, Clone)]
+pub(super) struct TablePull {
+    pub(super) name: String,
+    pub(super) source: TableName,
+    pub(super) key: Vec<String>,
+    pub(super) partition_by: Vec<PartitionTransform>,
+}
+
+impl From<&TableConfig> for TablePull {
+    fn from(table: &TableConfig) -> Self {
+        Self {
+            name: table.name.clone(),
+            source: table.source_table(),
+            key: table.key.clone(),
+            partition_by: table.partition_by.clone(),
+        }
+    }
+}
+
+/// Pulls tables, all or those named, and publishes them together.
+///
+/// # Errors
+/// [`PipelineError`]; the lake's previous version stays as it was.
+pub async fn pull(context: &Context, only: &[String]) -> Result<PullReport, PipelineError> {
+    let tables = chosen(&context.pipeline, only)?;
+    with_run(context, "pull", async |run| pull_tables(context, run, &tables).await).await
+}
+
+fn chosen(pipeline: &Pipeline, only: &[String]) -> Result<Vec<TablePull>, PipelineError> {
+    let unknown: Vec<&str> = only.iter().map(String::as_str).filter(|name| pipeline.table(name).is_none()).collect();
+    if let [first, ..] = unknown.as_slice() {
+        let known: Vec<&str> = pipeline.tables.iter().map(|table| table.name.as_str()).collect();
+        return Err(PipelineError::Usage(format!(
+            "the pipeline file has no table {first}; it has {}",
+            known.join(", ")
+        )));
+    }
+    let wanted = pipeline.tables.iter().filter(|table| only.is_empty() || only.contains(&table.name));
+    Ok(wanted.map(TablePull::from).collect())
+}
+
+/// Pulls all tables of the pipeline as a step of a run.
+pub(super) async fn pull_all(context: &Context, run: &Run) -> Result<PullReport, PipelineError> {
+    pull_tables(context, run, &chosen(&context.pipeline, &[])?).await
+}
+
+async fn pull_tables(context: &Context, run: &Run, tables: &[TablePull]) -> Result<PullReport, PipelineError> {
+    let url = context.settings.source()?;
+    let job = PullJob {
+        url,
+        lake: &run.lake,
+        run_id: run.id.as_str(),
+        connections: context.settings.jobs,
+        progress: &context.progress,
+        step: Step::Pull,
+        cancel: &context.cancel,
+    };
+    let started = Instant::now();
+    let report = job.pull(tables).await?;
+    let rows = report.tables.values().map(|table| table.rows).sum();
+    let bytes = report.tables.values().map(|table| table.wire_bytes).sum();
+    run.record(Step::Pull, started, rows, bytes);
+    Ok(report)
+}
+
+/// One pull of some tables into a lake.
+pub(super) struct PullJob<'a> {
+    pub(super) url: &'a DatabaseUrl,
+    pub(super) lake: &'a Lake,
+    pub(super) run_id: &'a str,
+    pub(super) connections: usize,
+    pub(super) progress: &'a Progress,
+    pub(super) step: Step,
+    pub(super) cancel: &'a CancellationToken,
+}
+
+/// A table that is being pulled, shared by all workers.
+struct Pulling {
+    table: TablePull,
+    relation: RelationInfo,
+    schema: SchemaRef,
+    layout: TableLayout,
+    work: Work,
+}
+
+/// What one worker's share of a table came to.
+#[derive(Default)]
+struct Share {
+    files: Vec<DataFile>,
+    seen: Vec<Option<NumericSeen>>,
+}
+
+type Queue = Arc<Mutex<VecDeque<(usize, CopyRange)>>>;
+
+impl PullJob<'_> {
+    /// Pulls the tables and publishes them as the lake's next version.
+    pub(super) async fn pull(&self, tables: &[TablePull]) -> Result<PullReport, PipelineError> {
+        let started = Instant::now();
+        let publication = Publication::prepare(self.lake, self.run_id).await?;
+        let snapshot = SharedSnapshot::open(self.url).await?;
+        let mut pulling = Vec::with_capacity(tables.len());
+        for table in tables {
+            pulling.push(self.describe(&snapshot, table, publication.version()).await?);
+        }
+        let pulling = Arc::new(pulling);
+        let queue = self.queue(&pulling, snapshot.info().server_version);
+
+        // A failure of one ends all, and what was written is removed.
+        let all = self.cancel.child_token();
+        let copied = async {
+            let result = self.copy(&snapshot, &pulling, &queue, &all).await;
+            all.cancel();
+            result
+        };
+        let counted = count_rows(&snapshot, &pulling, &all);
+        let (copied, counted) = tokio::join!(copied, counted);
+        let result = match (copied, counted) {
+            (Ok(shares), Ok(counts)) => self.publish(publication, &snapshot, &pulling, shares, &counts).await,
+            (Err(error), _) | (Ok(_), Err(error)) => Err(error),
+        };
+        let manifest = match result {
+            Ok(manifest) => manifest,
+            Err(error) => {
+                if let Err(error) = self.lake.remove_unpublished().await {
+                    tracing::warn!(%error, "files of the failed pull remain; the next run removes them");
+                }
+                return Err(error);
+            }
+        };
+        let pulling = Arc::into_inner(pulling).expect("all workers have ended");
+        let mut report = BTreeMap::new();
+        for done in pulling {
+            let table = &manifest.tables[&done.table.name];
+            report.insert(
+                done.table.name.clone(),
+                PulledTable {
+                    rows: table.rows,
+                    parquet_bytes: table.bytes,
+                    wire_bytes: done.work.counters().bytes(),
+                    files: table.files.len(),
+                },
+            );
+            done.work.finish();
+        }
+        Ok(PullReport {
+            version: manifest.version,
+            snapshot: snapshot.info().clone(),
+            tables: report,
+            seconds: started.elapsed().as_secs_f64(),
+            connections: self.connections,
+        })
+    }
+
+    async fn describe(
+        &self,
+        snapshot: &SharedSnapshot,
+        table: &TablePull,
+        version: Version,
+    ) -> Result<Pulling, PipelineError> {
+        let relation = describe_table(snapshot.session(), &table.source).await.map_err(SourceError::from)?;
+        if relation.schema.columns.is_empty() {
+            return Err(PipelineError::Usage(format!(
+                "table {} has no columns, so there is nothing to pull",
+                table.source
+            )));
+        }
+        let work = self.progress.start(self.step, &table.name, relation.rows_estimated);
+        Ok(Pulling {
+            schema: schema_for(&relation.schema),
+            layout: TableLayout {
+                table: table.name.clone(),
+                version,
+                run_id: self.run_id.to_owned(),
+                key: table.key.clone(),
+                partition_by: table.partition_by.clone(),
+            },
+            table: table.clone(),
+            relation,
+            work,
+        })
+    }
+
+    /// Ranges of the largest table first, so that the connections end together.
+    fn queue(&self, pulling: &[Pulling], server_version: u32) -> Queue {
+        let mut order: Vec<usize> = (0..pulling.len()).collect();
+        order.sort_by_key(|index| std::cmp::Reverse(pulling[*index].relation.pages));
+        let ranges = order.into_iter().flat_map(|index| {
+            let ranges = plan_ranges(&pulling[index].relation, server_version, self.connections as u64);
+            ranges.into_iter().map(move |range| (index, range))
+        });
+        Arc::new(Mutex::new(ranges.collect()))
+    }
+
+    /// Runs the workers until the queue is empty; gives each table's shares.
+    async fn copy(
+        &self,
+        snapshot: &SharedSnapshot,
+        pulling: &Arc<Vec<Pulling>>,
+        queue: &Queue,
+        all: &CancellationToken,
+    ) -> Result<Vec<(usize, Share)>, PipelineError> {
+        let mut workers = JoinSet::new();
+        let mut failure = None;
+        for worker in 0..self.connections {
+            match snapshot.join().await {
+                Ok(session) => {
+                    let worker = Worker {
+                        number: worker,
+                        session,
+                        lake: self.lake.clone(),
+                        pulling: Arc::clone(pulling),
+                        queue: Arc::clone(queue),
+                        cancel: all.clone(),
+                    };
+                    workers.spawn(worker.run());
+                }
+                // The pull goes on with the connections it could get.
+                Err(error) if worker > 0 => {
+                    self.progress.warn(self.step, format!("pulling with {worker} connections: {error}"));
+                    break;
+                }
+                Err(error) => failure = Some(error.into()),
+            }
+        }
+        let mut shares = Vec::new();
+        while let Some(ended) = workers.join_next().await {
+            match ended.map_err(PipelineError::from).and_then(|result| result) {
+                Ok(done) => shares.extend(done),
+                Err(error) => {
+                    all.cancel();
+                    // The first error is the cause; the others were cancelled by it.
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+        match failure {
+            _ if self.cancel.is_cancelled() => Err(PipelineError::Cancelled),
+            Some(error) => Err(error),
+            None => Ok(shares),
+        }
+    }
+
+    async fn publish(
+        &self,
+        publication: Publication,
+        snapshot: &SharedSnapshot,
+        pulling: &[Pulling],
+        shares: Vec<(usize, Share)>,
+        counts: &[u64],
+    ) -> Result<crate::lake::Manifest, PipelineError> {
+        let mut joined: Vec<Share> = pulling.iter().map(|_| Share::default()).collect();
+        for (index, share) in shares {
+            let into = &mut joined[index];
+            into.files.extend(share.files);
+            into.seen = match into.seen.as_slice() {
+                [] => share.seen,
+                seen => seen.iter().zip(share.seen).map(|(a, b)| Some(a.as_ref()?.union(b?))).collect(),
+            };
+        }
+        let mut tables = BTreeMap::new();
+        for ((pulling, mut share), source_rows) in pulling.iter().zip(joined).zip(counts) {
+            if share.files.iter().all(|file| file.rows == 0) {
+                share.files = self.write_empty(pulling).await?;
+            }
+            share.files.sort_by(|a, b| a.path.cmp(&b.path));
+            let table = lake_table(pulling, share, publication.version(), self.run_id, snapshot.info(), *source_rows);
+            tables.insert(pulling.table.name.clone(), table);
+        }
+        if self.cancel.is_cancelled() {
+            return Err(PipelineError::Cancelled);
+        }
+        Ok(publication.publish(tables).await?)
+    }
+
+    /// One file without rows, so that an empty table can be read like any other.
+    async fn write_empty(&self, pulling: &Pulling) -> Result<Vec<DataFile>, PipelineError> {
+        let layout = TableLayout { partition_by: Vec::new(), ..pulling.layout.clone() };
+        let (lake, schema, runtime) = (self.lake.clone(), Arc::clone(&pulling.schema), Handle::current());
+        let write = move || TableWriter::new(&lake, runtime, layout, schema, 0)?.finish(true);
+        Ok(tokio::task::spawn_blocking(write).await??)
+    }
+}
+
+fn lake_table(
+    pulling: &Pulling,
+    share: Share,
+    version: Version,
+    run_id: &str,
+    snapshot: &SnapshotInfo,
+    source_rows: u64,
+) -> LakeTable {
+    let fields = pulling.schema.fields().iter();
+    let numeric_seen = fields
+        .zip(share.seen)
+        .filter_map(|(field, seen)| {
+            let seen = seen?;
+            Some((field.name().clone(), (seen.integer_digits, seen.scale, seen.special)))
+        })
+        .collect();
+    LakeTable {
+        version,
+        run_id: run_id.to_owned(),
+        created: Utc::now(),
+        origin: Origin::Source {
+            table: pulling.table.source.to_string(),
+            fingerprint: pulling.relation.schema.fingerprint(),
+            pg_snapshot: snapshot.id.clone(),
+            time: snapshot.time.clone(),
+            wal_position: snapshot.wal_position.clone(),
+            source_rows,
+            numeric_seen,
+        },
+        schema: Arc::clone(&pulling.schema),
+        rows: share.files.iter().map(|file| file.rows).sum(),
+        bytes: share.files.iter().map(|file| file.bytes).sum(),
+        files: share.files,
+    }
+}
+
+/// Counts every table in the snapshot, beside the copies, so that the pull can prove that it lost nothing.
+async fn count_rows(
+    snapshot: &SharedSnapshot,
+    pulling: &[Pulling],
+    all: &CancellationToken,
+) -> Result<Vec<u64>, PipelineError> {
+    let mut counts = Vec::with_capacity(pulling.len());
+    for table in pulling {
+        let sql = format!("SELECT count(*) FROM {}", quote_table(&table.table.source));
+        let row = snapshot.session().query_one(&sql, &[]).await.map_err(|source| {
+            all.cancel();
+            SourceError::Copy { table: table.table.source.clone(), source }
+        })?;
+        let rows = u64::try_from(row.get::<_, i64>(0)).unwrap_or(0);
+        table.work.expect_rows(rows);
+        counts.push(rows);
+    }
+    Ok(counts)
+}
+
+/// One connection and its encoder.
+struct Worker {
+    number: usize,
+    session: Session,
+    lake: Lake,
+    pulling: Arc<Vec<Pulling>>,
+    queue: Queue,
+    cancel: CancellationToken,
+}
+
+/// A worker's share of one table, under construction.
+struct TableShare {
+    index: usize,
+    builder: BatchBuilder,
+    encoder: Encoder,
+}
+
+impl Worker {
+    /// Copies ranges until the queue is empty.
+    async fn run(self) -> Result<Vec<(usize, Share)>, PipelineError> {
+        let mut shares = Vec::new();
+        let mut current: Option<TableShare> = None;
+        while let Some((index, range)) = self.next() {
+            if let Some(done) = current.take_if(|share| share.index != index) {
+                shares.push(done.finish().await?);
+            }
+            let share = match &mut current {
+                Some(share) => share,
+                None => current.insert(self.begin(index)?),
+            };
+            if let Err(error) = self.copy(share, range).await {
+                // The encoder's error, if it has one, is the reason why it takes no more batches.
+                let own = current.take().map(TableShare::finish);
+                return Err(match own {
+                    Some(finish) => finish.await.err().unwrap_or(error),
+                    None => error,
+                });
+            }
+        }
+        if let Some(done) = current {
+            shares.push(done.finish().await?);
+        }
+        Ok(shares)
+    }
+
+    fn next(&self) -> Option<(usize, CopyRange)> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    fn begin(&self, index: usize) -> Result<TableShare, PipelineError> {
+        let pulling = &self.pulling[index];
+        let (schema, layout) = (Arc::clone(&pulling.schema), pulling.layout.clone());
+        let writer = TableWriter::new(&self.lake, Handle::current(), layout, schema, self.number)?;
+        Ok(TableShare { index, builder: BatchBuilder::new(&pulling.relation.schema), encoder: Encoder::start(writer) })
+    }
+
+    async fn copy(&self, share: &mut TableShare, range: CopyRange) -> Result<(), PipelineError> {
+        let pulling = &self.pulling[share.index];
+        let table = &pulling.relation.schema;
+        let decode_failed = |source| PipelineError::Decode { table: table.table.clone(), source };
+        let mut decoder = CopyDecoder::new(table.columns.len());
+        let mut stream = CopyStream::open(&self.session, table, range, &self.cancel).await?;
+        while let Some(bytes) = stream.next().await? {
+            decoder.push(&bytes).map_err(decode_failed)?;
+            if decoder.block_bytes() >= BLOCK_BYTES {
+                share.take_block(&mut decoder, pulling, range).await?;
+            }
+        }
+        share.take_block(&mut decoder, pulling, range).await?;
+        decoder.finish().map_err(decode_failed)?;
+        Ok(())
+    }
+}
+
+impl TableShare {
+    /// Moves the decoder's tuples into the batch, and a full batch to the encoder.
+    async fn take_block(
+        &mut self,
+        decoder: &mut CopyDecoder,
+        pulling: &Pulling,
+        range: CopyRange,
+    ) -> Result<(), PipelineError> {
+        let (block, bytes) = (decoder.block(), decoder.block_bytes());
+        self.builder.append(block, bytes).map_err(|source| value_error(pulling, range, source))?;
+        pulling.work.add(block.rows() as u64, bytes as u64);
+        decoder.clear_block();
+        if self.builder.rows() >= BATCH_ROWS_MAX || self.builder.bytes() >= BATCH_BYTES_MAX {
+            let batch = self.builder.finish().map_err(|source| value_error(pulling, range, source))?;
+            self.encoder.send(batch).await?;
+        }
+        Ok(())
+    }
+
+    async fn finish(mut self) -> Result<(usize, Share), PipelineError> {
+        let last = self.builder.finish();
+        if let (Ok(batch), true) = (last, !self.encoder.is_closed()) {
+            self.encoder.send(batch).await?;
+        }
+        Ok((self.index, Share { files: self.encoder.finish().await?, seen: self.builder.numeric_seen() }))
+    }
+}
+
+fn value_error(pulling: &Pulling, range: CopyRange, source: crate::columnar::BuildError) -> PipelineError {
+    let place = match (range.from, range.to) {
+        (0, None) => "a value cannot be held".to_owned(),
+        (from, None) => format!("a value in the pages from {from} on cannot be held"),
+        (from, Some(to)) => format!("a value in the pages {from} to {} cannot be held", to - 1),
+    };
+    PipelineError::Value { table: pulling.table.source.clone(), place, source }
+}
+
+/// A thread that encodes the batches sent to it.
+struct Encoder {
+    batches: mpsc::Sender<RecordBatch>,
+    thread: JoinHandle<Result<Vec<DataFile>, LakeError>>,
+}
+
+impl Encoder {
+    fn start(mut writer: TableWriter) -> Self {
+        let (batches, mut queue) = mpsc::channel(QUEUED_BATCHES_MAX);
+        let thread = tokio::task::spawn_blocking(move || {
+            while let Some(batch) = queue.blocking_recv() {
+                writer.write(batch)?;
+            }
+            writer.finish(false)
+        });
+        Self { batches, thread }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.batches.is_closed()
+    }
+
+    /// Waits while the queue is full. An encoder that failed takes no more; [`Encoder::finish`] has its error.
+    async fn send(&self, batch: RecordBatch) -> Result<(), PipelineError> {
+        self.batches.send(batch).await.map_err(|_| PipelineError::Cancelled)
+    }
+
+    async fn finish(self) -> Result<Vec<DataFile>, PipelineError> {
+        drop(self.batches);
+        Ok(self.thread.await??)
+    }
+}

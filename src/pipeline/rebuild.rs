@@ -1,0 +1,60 @@
+//! Pull, run, validate and push in one go.
+
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::pull::pull_all;
+use super::push::push_in;
+use super::run::with_run;
+use super::transform::transform_in;
+use super::validate::validate_in;
+use super::{Context, PipelineError, PullReport, Run, RunId, TransformOptions, TransformReport, ValidateReport};
+use crate::push::PushReport;
+use crate::validate::Report;
+
+/// What a rebuild did.
+#[derive(Debug, Clone, Serialize)]
+pub struct RebuildReport {
+    /// The run.
+    pub run_id: RunId,
+    /// Source to lake.
+    pub pull: PullReport,
+    /// Phases.
+    pub run: TransformReport,
+    /// Checks.
+    pub validate: ValidateReport,
+    /// Dataset to target.
+    pub push: PushReport,
+    /// How long all of it took.
+    pub seconds: f64,
+}
+
+/// Pulls, runs the phases, validates and pushes; the first failure ends it.
+///
+/// # Errors
+/// [`PipelineError`]; what was published before the failure stays in the lake, and the live table as it was.
+pub async fn rebuild(context: &Context) -> Result<RebuildReport, PipelineError> {
+    with_run(context, "rebuild", async |run| rebuild_in(context, run).await).await
+}
+
+async fn rebuild_in(context: &Context, run: &Run) -> Result<RebuildReport, PipelineError> {
+    let started = Instant::now();
+    // A wrong setting is better found before the long steps than after them.
+    context.settings.target()?;
+    let pull = pull_all(context, run).await?;
+    let transform = transform_in(context, run, &TransformOptions::default()).await?;
+    let validate = validate_in(context, run).await?;
+    if validate.blocked {
+        return Err(PipelineError::Blocked(Report { findings: validate.findings }.blockers()));
+    }
+    let push = push_in(context, run).await?;
+    Ok(RebuildReport {
+        run_id: run.id.clone(),
+        pull,
+        run: transform,
+        validate,
+        push,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}

@@ -1,0 +1,244 @@
+//! One execution of steps: its id, its lock on the lake, its record.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use chrono::{DateTime, Utc};
+use object_store::path::Path;
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use super::{Failure, PipelineError};
+use crate::config::{Pipeline, Settings};
+use crate::lake::{Lake, LakeLock, Version};
+use crate::progress::{Progress, Step};
+use crate::transform::{EngineLimits, PhaseSet};
+
+/// The folder of run files in the lake.
+const RUNS: &str = "runs";
+
+/// What every command works with.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// The pipeline file.
+    pub pipeline: Pipeline,
+    /// What its relative paths mean; none for the built-in pipeline.
+    pub folder: Option<PathBuf>,
+    /// Settings of this machine.
+    pub settings: Settings,
+    /// Where steps report.
+    pub progress: Progress,
+    /// Ends the command at a consistent point.
+    pub cancel: CancellationToken,
+}
+
+impl Context {
+    /// Opens the lake.
+    ///
+    /// # Errors
+    /// [`PipelineError::Lake`].
+    pub fn lake(&self) -> Result<Lake, PipelineError> {
+        Ok(Lake::open(&self.settings.lake)?)
+    }
+
+    /// Reads the pipeline's phase files.
+    ///
+    /// # Errors
+    /// [`PipelineError::Transform`].
+    pub fn phases(&self) -> Result<PhaseSet, PipelineError> {
+        let folder = self.folder.as_ref().map(|folder| folder.join(&self.pipeline.dataset.phases));
+        Ok(PhaseSet::load(folder.as_deref())?)
+    }
+
+    /// What DuckDB may use; it spills into the lake's folder.
+    pub(super) fn engine_limits(&self, lake: &Lake) -> EngineLimits {
+        EngineLimits {
+            memory: self.settings.memory.clone(),
+            threads: None,
+            spill_folder: Some(lake.local_path("spill")),
+        }
+    }
+}
+
+/// A run's name: its start in UTC and four random hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RunId(String);
+
+impl RunId {
+    /// A name for a run that starts now.
+    pub fn new(now: DateTime<Utc>, random: u16) -> Self {
+        Self(format!("{}-{random:04x}", now.format("%Y%m%dT%H%M%S")))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for RunId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunState {
+    /// It works, or died without a word: then nobody holds the lake's lock.
+    Running,
+    /// All steps ended well.
+    Done,
+    /// A step failed.
+    Failed,
+    /// A check blocked it.
+    Blocked,
+    /// It was cancelled, or its process died.
+    Interrupted,
+}
+
+/// One step of a run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// The step.
+    pub step: Step,
+    /// How long it took.
+    pub seconds: f64,
+    /// Rows it moved or made.
+    pub rows: u64,
+    /// Bytes it moved or wrote.
+    pub bytes: u64,
+}
+
+/// What is kept of a run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// The run.
+    pub id: RunId,
+    /// The command.
+    pub command: String,
+    /// Its start.
+    pub started: DateTime<Utc>,
+    /// Its end.
+    pub finished: Option<DateTime<Utc>>,
+    /// How it ended.
+    pub state: RunState,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// Its steps so far.
+    pub steps: Vec<StepRecord>,
+    /// The lake version before it.
+    pub version_before: Option<Version>,
+    /// The lake version after it.
+    pub version_after: Option<Version>,
+}
+
+/// A run under way: holds the lake's lock.
+#[derive(Debug)]
+pub struct Run {
+    /// Its id.
+    pub id: RunId,
+    /// The lake it works on.
+    pub lake: Lake,
+    steps: Arc<Mutex<Vec<StepRecord>>>,
+    _lock: LakeLock,
+}
+
+impl Run {
+    /// Notes a finished step.
+    pub(super) fn record(&self, step: Step, started: Instant, rows: u64, bytes: u64) {
+        let record = StepRecord { step, seconds: started.elapsed().as_secs_f64(), rows, bytes };
+        self.steps.lock().unwrap_or_else(PoisonError::into_inner).push(record);
+    }
+
+    fn steps(&self) -> Vec<StepRecord> {
+        self.steps.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Runs a command's steps under the lake's lock, with a record of how it went. Files of dead runs are removed first.
+pub(super) async fn with_run<T>(
+    context: &Context,
+    command: &str,
+    steps: impl AsyncFnOnce(&Run) -> Result<T, PipelineError>,
+) -> Result<T, PipelineError> {
+    let lake = context.lake()?;
+    let started = Utc::now();
+    let id = RunId::new(started, rand::random());
+    let lock = LakeLock::take(&lake, &format!("{command}, run {id}, process {}", std::process::id()))?;
+    let removed = lake.remove_unpublished().await?;
+    if removed > 0 {
+        tracing::info!(files = removed, "removed files of a run that died");
+    }
+    let mut record = RunRecord {
+        id: id.clone(),
+        command: command.to_owned(),
+        started,
+        finished: None,
+        state: RunState::Running,
+        error: None,
+        steps: Vec::new(),
+        version_before: lake.latest().await?.map(|manifest| manifest.version),
+        version_after: None,
+    };
+    let path = Path::from(format!("{RUNS}/{id}.json"));
+    lake.write_json(&path, &record).await?;
+
+    let run = Run { id, lake, steps: Arc::default(), _lock: lock };
+    let result = steps(&run).await;
+
+    record.finished = Some(Utc::now());
+    record.steps = run.steps();
+    record.version_after = run.lake.latest().await?.map(|manifest| manifest.version);
+    (record.state, record.error) = match &result {
+        Ok(_) => (RunState::Done, None),
+        Err(error) => {
+            let state = match error.failure() {
+                Failure::Interrupted => RunState::Interrupted,
+                Failure::Blocked => RunState::Blocked,
+                _ => RunState::Failed,
+            };
+            (state, Some(chain(error)))
+        }
+    };
+    if let (Err(error), Err(_)) = (run.lake.write_json(&path, &record).await, &result) {
+        // The command's own error says more; on a full disk the record is the second victim.
+        tracing::warn!(%error, "the run's record could not be written");
+    }
+    result
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// The last `limit` runs, newest first. A run without an end whose lock is free died.
+///
+/// # Errors
+/// [`PipelineError::Lake`].
+pub async fn history(context: &Context, limit: usize) -> Result<Vec<RunRecord>, PipelineError> {
+    let lake = context.lake()?;
+    let is_held = LakeLock::is_held(&lake);
+    let mut records = Vec::new();
+    for path in lake.list(RUNS).await?.iter().rev().take(limit) {
+        let mut record: RunRecord = lake.read_json(path).await?;
+        let is_newest = records.is_empty();
+        if record.state == RunState::Running && !(is_newest && is_held) {
+            record.state = RunState::Interrupted;
+            record.error = Some("the process ended without finishing the run".to_owned());
+        }
+        records.push(record);
+    }
+    Ok(records)
+}

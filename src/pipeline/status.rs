@@ -1,0 +1,122 @@
+//! What is where: source, target, backup, lake, last run.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::push::target_options;
+use super::{Context, PipelineError, RunRecord, history};
+use crate::config::ConfigError;
+use crate::lake::{Origin, Version};
+use crate::pg::{DatabaseUrl, Session};
+use crate::push::{BackupStatus, TargetStatus, backup_status, target_status};
+
+const APPLICATION: &str = "racealpha status";
+
+/// The state of everything a rebuild touches.
+#[derive(Debug, Clone, Serialize)]
+pub struct StatusReport {
+    /// The source server.
+    pub source: ServerStatus,
+    /// The target server.
+    pub target: ServerStatus,
+    /// The live table, when the target can be reached and has it.
+    pub live: Option<TargetStatus>,
+    /// The backup, when there is one.
+    pub backup: Option<BackupStatus>,
+    /// The lake's folder.
+    pub lake: String,
+    /// Its latest version, when anything was pulled.
+    pub version: Option<Version>,
+    /// Its tables.
+    pub tables: Vec<LakeTableStatus>,
+    /// The last run.
+    pub last_run: Option<RunRecord>,
+}
+
+/// Whether a server answers.
+#[derive(Debug, Clone, Serialize)]
+pub struct ServerStatus {
+    /// `user@host:port/database`, without the password; nothing when it is not configured.
+    pub server: Option<String>,
+    /// Whether a session could be opened.
+    pub reachable: bool,
+    /// The server's version, or why it could not be reached.
+    pub detail: String,
+}
+
+/// A lake table.
+#[derive(Debug, Clone, Serialize)]
+pub struct LakeTableStatus {
+    /// Its name.
+    pub name: String,
+    /// The version whose run wrote it.
+    pub version: Version,
+    /// When.
+    pub created: DateTime<Utc>,
+    /// Its rows.
+    pub rows: u64,
+    /// Its columns.
+    pub columns: usize,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// Its files.
+    pub files: usize,
+    /// Where the rows come from.
+    pub origin: String,
+}
+
+/// Looks at source, target and lake; what cannot be reached is part of the answer.
+///
+/// # Errors
+/// [`PipelineError::Lake`] when the lake itself cannot be read.
+pub async fn status(context: &Context) -> Result<StatusReport, PipelineError> {
+    let (source, _) = look(context.settings.source()).await;
+    let (target, session) = look(context.settings.target()).await;
+    let options = target_options(context);
+    let (live, backup) = match &session {
+        Some(session) => (target_status(session, &options).await?, backup_status(session, &options).await?),
+        None => (None, None),
+    };
+    let manifest = context.lake()?.latest().await?;
+    let tables = manifest.iter().flat_map(|manifest| &manifest.tables).map(|(name, table)| LakeTableStatus {
+        name: name.clone(),
+        version: table.version,
+        created: table.created,
+        rows: table.rows,
+        columns: table.schema.fields().len(),
+        bytes: table.bytes,
+        files: table.files.len(),
+        origin: match &table.origin {
+            Origin::Source { table, .. } => table.clone(),
+            Origin::Dataset { from, .. } => format!("phases over version {from}"),
+        },
+    });
+    Ok(StatusReport {
+        source,
+        target,
+        live,
+        backup,
+        lake: context.lake()?.root().display().to_string(),
+        version: manifest.as_ref().map(|manifest| manifest.version),
+        tables: tables.collect(),
+        last_run: history(context, 1).await?.pop(),
+    })
+}
+
+async fn look(url: Result<&DatabaseUrl, ConfigError>) -> (ServerStatus, Option<Session>) {
+    let url = match url {
+        Ok(url) => url,
+        Err(error) => {
+            return (ServerStatus { server: None, reachable: false, detail: error.to_string() }, None);
+        }
+    };
+    let (reachable, detail, session) = match Session::open(url, APPLICATION).await {
+        Ok(session) => {
+            let version = session.query_one("SHOW server_version", &[]).await.map(|row| row.get::<_, String>(0));
+            let detail = version.map_or_else(|error| error.to_string(), |version| format!("PostgreSQL {version}"));
+            (true, detail, Some(session))
+        }
+        Err(error) => (false, error.to_string(), None),
+    };
+    (ServerStatus { server: Some(url.to_string()), reachable, detail }, session)
+}

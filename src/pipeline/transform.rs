@@ -1,0 +1,273 @@
+//! Lake tables to the dataset: phases in DuckDB, the result streamed back as Arrow into Parquet.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::Instant;
+
+use chrono::Utc;
+use object_store::path::Path as ObjectPath;
+use serde::Serialize;
+use tokio::runtime::Handle;
+
+use super::run::with_run;
+use super::{Context, PipelineError, Run};
+use crate::lake::{Lake, LakeError, LakeTable, Manifest, Origin, Publication, TableLayout, TableWriter, Version};
+use crate::pg::{quote_ident, quote_literal};
+use crate::progress::Step;
+use crate::transform::{
+    Engine, EngineLimits, Phase, PhaseReport, PhaseSet, TransformError, create_views, load_data_tables, run_phases,
+    select_phases,
+};
+use crate::validate::check_sources;
+
+/// DuckDB's file in the lake's folder: a cache that a run makes anew.
+const DATABASE_FILE: &str = "racealpha.duckdb";
+/// The table in it that says which tables and phases it was made from.
+const CACHE_TABLE: &str = "racealpha_cache";
+
+/// Which phases run.
+#[derive(Debug, Clone, Default)]
+pub struct TransformOptions {
+    /// The first phase; the ones before are taken from the last run of the same lake version.
+    pub from: Option<String>,
+    /// The last phase; no dataset is made when it is not the pipeline's last.
+    pub to: Option<String>,
+}
+
+/// What a run of the phases did.
+#[derive(Debug, Clone, Serialize)]
+pub struct TransformReport {
+    /// The lake version whose tables were read.
+    pub from: Version,
+    /// The phases in run order.
+    pub phases: Vec<PhaseReport>,
+    /// The dataset, unless the last phase was left out.
+    pub dataset: Option<DatasetReport>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// The dataset that a run made.
+#[derive(Debug, Clone, Serialize)]
+pub struct DatasetReport {
+    /// The lake version with it.
+    pub version: Version,
+    /// Its name.
+    pub name: String,
+    /// Its rows.
+    pub rows: u64,
+    /// Its columns.
+    pub columns: usize,
+    /// Bytes of its Parquet files.
+    pub parquet_bytes: u64,
+    /// Writing alone, in seconds.
+    pub write_seconds: f64,
+}
+
+/// Runs the phases over the latest lake version and publishes the dataset.
+///
+/// # Errors
+/// [`PipelineError`]; the lake's previous version stays as it was.
+pub async fn transform(context: &Context, options: &TransformOptions) -> Result<TransformReport, PipelineError> {
+    with_run(context, "run", async |run| transform_in(context, run, options).await).await
+}
+
+/// The same as a step of a run.
+pub(super) async fn transform_in(
+    context: &Context,
+    run: &Run,
+    options: &TransformOptions,
+) -> Result<TransformReport, PipelineError> {
+    let started = Instant::now();
+    let manifest = run.lake.require_latest().await?;
+    let tables: Vec<(&str, bool)> =
+        context.pipeline.tables.iter().map(|table| (table.name.as_str(), table.required)).collect();
+    let sources = check_sources(&manifest, &tables);
+    if sources.is_blocked() {
+        return Err(PipelineError::Blocked(sources.blockers()));
+    }
+    let publication = Publication::prepare(&run.lake, run.id.as_str()).await?;
+    let job = TransformJob {
+        context: context.clone(),
+        lake: run.lake.clone(),
+        run_id: run.id.to_string(),
+        manifest,
+        phases: context.phases()?,
+        options: options.clone(),
+        version: publication.version(),
+        limits: context.engine_limits(&run.lake),
+        runtime: Handle::current(),
+    };
+    let (phases, made, from) =
+        tokio::task::spawn_blocking(move || job.run().map(|(p, d)| (p, d, job.manifest.version))).await??;
+    let dataset = match made {
+        None => None,
+        Some((table, write_seconds)) => {
+            if context.cancel.is_cancelled() {
+                return Err(PipelineError::Cancelled);
+            }
+            let name = context.pipeline.dataset.name.clone();
+            let report = DatasetReport {
+                version: publication.version(),
+                name: name.clone(),
+                rows: table.rows,
+                columns: table.schema.fields().len(),
+                parquet_bytes: table.bytes,
+                write_seconds,
+            };
+            publication.publish(BTreeMap::from([(name, table)])).await?;
+            Some(report)
+        }
+    };
+    let (rows, bytes) = dataset.as_ref().map_or((0, 0), |dataset| (dataset.rows, dataset.parquet_bytes));
+    run.record(Step::Transform, started, rows, bytes);
+    Ok(TransformReport { from, phases, dataset, seconds: started.elapsed().as_secs_f64() })
+}
+
+/// Everything the blocking part needs.
+struct TransformJob {
+    context: Context,
+    lake: Lake,
+    run_id: String,
+    manifest: Manifest,
+    phases: PhaseSet,
+    options: TransformOptions,
+    version: Version,
+    limits: EngineLimits,
+    runtime: Handle,
+}
+
+impl TransformJob {
+    /// Runs the phases; gives the dataset's table and the seconds its writing took.
+    fn run(&self) -> Result<(Vec<PhaseReport>, Option<(LakeTable, f64)>), PipelineError> {
+        let selected = select_phases(&self.phases, self.options.from.as_deref(), self.options.to.as_deref())?;
+        let engine = self.open_engine(&selected)?;
+        let _watch = engine.watch_cancel(&self.runtime);
+        let names = self.context.pipeline.tables.iter().map(|table| table.name.as_str());
+        create_views(&engine, &self.lake, &self.manifest, names, None)?;
+        prepare_session(&engine, &self.phases, &self.manifest)?;
+        let reports = run_phases(&engine, &selected, &self.context.progress)?;
+        let is_last = self.phases.phases.iter().rfind(|phase| phase.in_lake).map(|phase| &phase.name)
+            == selected.last().map(|phase| &phase.name);
+        let dataset = if is_last { Some(self.write_dataset(&engine)?) } else { None };
+        Ok((reports, dataset))
+    }
+
+    /// A fresh database file, or the last one when earlier phases are to be taken from it.
+    fn open_engine(&self, selected: &[&Phase]) -> Result<Engine, PipelineError> {
+        let file = self.lake.local_path(DATABASE_FILE);
+        let cancel = self.context.cancel.clone();
+        let stamp = format!("{} {}", self.manifest_stamp(), self.phases.fingerprint);
+        if self.options.from.is_none() {
+            remove_database(&file)?;
+            let engine = Engine::open(Some(&file), &self.limits, cancel)?;
+            engine.execute(&format!("CREATE TABLE {CACHE_TABLE} AS SELECT {} AS stamp", quote_literal(&stamp)))?;
+            return Ok(engine);
+        }
+        let stale = || {
+            let first = selected.first().map_or("", |phase| phase.name.as_str());
+            PipelineError::Usage(format!(
+                "phases before {first} were not run on these tables with these phase files; run without --from first"
+            ))
+        };
+        if !file.exists() {
+            return Err(stale());
+        }
+        let engine = Engine::open(Some(&file), &self.limits, cancel)?;
+        let same = format!("SELECT count(*) FROM {CACHE_TABLE} WHERE stamp = {}", quote_literal(&stamp));
+        match engine.count(&same) {
+            Ok(1) => Ok(engine),
+            Ok(_) | Err(TransformError::Query(_)) => Err(stale()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Names the source tables' versions: a new dataset does not make the phase tables stale, a pull does.
+    fn manifest_stamp(&self) -> String {
+        let tables = self.context.pipeline.tables.iter();
+        let versions = tables.filter_map(|table| Some(self.manifest.tables.get(&table.name)?.version.to_string()));
+        versions.collect::<Vec<_>>().join(",")
+    }
+
+    fn write_dataset(&self, engine: &Engine) -> Result<(LakeTable, f64), PipelineError> {
+        let config = &self.context.pipeline.dataset;
+        let started = Instant::now();
+        if engine.columns(&config.name)?.is_empty() {
+            return Err(PipelineError::Usage(format!(
+                "no phase wrote table {}, which dataset.name of the pipeline file names",
+                config.name
+            )));
+        }
+        let table = quote_ident(&config.name);
+        let rows = engine.count(&format!("SELECT count(*) FROM {table}"))?;
+        let work = self.context.progress.start(Step::Transform, format!("write {}", config.name), Some(rows));
+        let order = if config.order_by.is_empty() { &config.key } else { &config.order_by };
+        let order: Vec<String> = order.iter().map(|column| quote_ident(column)).collect();
+        let layout = TableLayout {
+            table: config.name.clone(),
+            version: self.version,
+            run_id: self.run_id.clone(),
+            key: config.key.clone(),
+            partition_by: config.partition_by.clone(),
+        };
+        let mut writer: Option<TableWriter> = None;
+        let sql = format!("SELECT * FROM {table} ORDER BY {}", order.join(", "));
+        let begin = |schema: &_| {
+            TableWriter::new(&self.lake, self.runtime.clone(), layout.clone(), std::sync::Arc::clone(schema), 0)
+        };
+        let schema = engine.stream(&sql, |schema, batch| {
+            let writer = match &mut writer {
+                Some(writer) => writer,
+                None => writer.insert(begin(schema)?),
+            };
+            work.add(batch.num_rows() as u64, batch.get_array_memory_size() as u64);
+            writer.write(batch).map_err(PipelineError::from)
+        })?;
+        let writer = match writer {
+            Some(writer) => writer,
+            None => begin(&schema)?,
+        };
+        let files = writer.finish(true)?;
+        work.finish();
+        let table = LakeTable {
+            version: self.version,
+            run_id: self.run_id.clone(),
+            created: Utc::now(),
+            origin: Origin::Dataset { from: self.manifest.version, phases: self.phases.fingerprint.clone() },
+            schema,
+            rows: files.iter().map(|file| file.rows).sum(),
+            bytes: files.iter().map(|file| file.bytes).sum(),
+            files,
+        };
+        Ok((table, started.elapsed().as_secs_f64()))
+    }
+}
+
+/// Prelude, data tables, and `build_time()`: the snapshot's time rather than the clock, so that the same tables
+/// always make the same dataset.
+pub(super) fn prepare_session(engine: &Engine, phases: &PhaseSet, manifest: &Manifest) -> Result<(), TransformError> {
+    load_data_tables(engine, phases)?;
+    let times = manifest.tables.values().filter_map(|table| match &table.origin {
+        Origin::Source { time, .. } => Some(time.as_str()),
+        Origin::Dataset { .. } => None,
+    });
+    let time = times.max().unwrap_or("1970-01-01T00:00:00Z").trim_end_matches('Z').replace('T', " ");
+    engine.execute(&format!(
+        "CREATE OR REPLACE MACRO build_time() AS CAST({} AS TIMESTAMPTZ)",
+        quote_literal(&format!("{time}+00"))
+    ))
+}
+
+fn remove_database(file: &Path) -> Result<(), LakeError> {
+    for path in [file.to_path_buf(), file.with_extension("duckdb.wal")] {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(LakeError::Write { path: ObjectPath::from(DATABASE_FILE), source: error.into() });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,110 @@
+//! All checks over the latest lake version.
+
+use std::time::Instant;
+
+use serde::Serialize;
+use tokio::runtime::Handle;
+
+use super::run::with_run;
+use super::{Context, PipelineError, Run};
+use crate::lake::{Lake, LakeError, LakeTable, Manifest, Version};
+use crate::progress::Step;
+use crate::transform::{Engine, create_views, load_data_tables};
+use crate::validate::{Finding, Limits, Report, check_dataset, check_sources};
+
+/// Older versions looked through for the previous dataset.
+const VERSIONS_BACK_MAX: usize = 50;
+
+/// What validation found.
+#[derive(Debug, Clone, Serialize)]
+pub struct ValidateReport {
+    /// The lake version checked.
+    pub version: Version,
+    /// Rows of the dataset.
+    pub rows: u64,
+    /// Whether a finding blocks the push.
+    pub blocked: bool,
+    /// The findings in the order of their ids.
+    pub findings: Vec<Finding>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// Checks the sources and the dataset of the latest lake version.
+///
+/// # Errors
+/// [`PipelineError`] when a check cannot run; findings are no error here.
+pub async fn validate(context: &Context) -> Result<ValidateReport, PipelineError> {
+    with_run(context, "validate", async |run| validate_in(context, run).await).await
+}
+
+/// The same as a step of a run.
+pub(super) async fn validate_in(context: &Context, run: &Run) -> Result<ValidateReport, PipelineError> {
+    let started = Instant::now();
+    let manifest = run.lake.require_latest().await?;
+    let name = context.pipeline.dataset.name.clone();
+    let table = dataset_of(&manifest, &name)?.clone();
+    let previous_rows = previous_rows(&run.lake, &manifest, &name, table.version).await?;
+    let tables: Vec<(&str, bool)> =
+        context.pipeline.tables.iter().map(|table| (table.name.as_str(), table.required)).collect();
+    let mut findings = check_sources(&manifest, &tables).findings;
+    let (version, rows) = (manifest.version, table.rows);
+
+    let (job, lake, phases) = (context.clone(), run.lake.clone(), context.phases()?);
+    let runtime = Handle::current();
+    let check = move || -> Result<Report, PipelineError> {
+        let work = job.progress.start(Step::Validate, "checks", None);
+        let engine = Engine::open(None, &job.engine_limits(&lake), job.cancel.clone())?;
+        let _watch = engine.watch_cancel(&runtime);
+        let names = job.pipeline.tables.iter().map(|table| table.name.as_str()).chain([name.as_str()]);
+        create_views(&engine, &lake, &manifest, names, None)?;
+        load_data_tables(&engine, &phases)?;
+        let limits = Limits {
+            min_rows: job.pipeline.validate.min_rows,
+            min_rows_of_previous: job.pipeline.validate.min_rows_of_previous,
+            key: job.pipeline.dataset.key.clone(),
+            labels: job.pipeline.dataset.labels.clone(),
+        };
+        let report = check_dataset(&engine, &manifest, (&name, &table), previous_rows, &limits, &phases)?;
+        work.add(table.rows, 0);
+        work.finish();
+        Ok(report)
+    };
+    findings.extend(tokio::task::spawn_blocking(check).await??.findings);
+    run.record(Step::Validate, started, rows, 0);
+    let report = Report { findings };
+    Ok(ValidateReport {
+        version,
+        rows,
+        blocked: report.is_blocked(),
+        findings: report.findings,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// The dataset in a version.
+pub(super) fn dataset_of<'a>(manifest: &'a Manifest, name: &str) -> Result<&'a LakeTable, LakeError> {
+    manifest.tables.get(name).ok_or_else(|| LakeError::NoTable {
+        table: name.to_owned(),
+        version: manifest.version,
+        command: "run",
+    })
+}
+
+/// Rows of the dataset before this one.
+async fn previous_rows(
+    lake: &Lake,
+    manifest: &Manifest,
+    name: &str,
+    current: Version,
+) -> Result<Option<u64>, PipelineError> {
+    let oldest = manifest.version.0.saturating_sub(VERSIONS_BACK_MAX as u64).max(1);
+    for version in (oldest..manifest.version.0).rev() {
+        let Some(older) = lake.manifest(Version(version)).await? else { continue };
+        match older.tables.get(name) {
+            Some(table) if table.version != current => return Ok(Some(table.rows)),
+            _ => {}
+        }
+    }
+    Ok(None)
+}

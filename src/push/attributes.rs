@@ -1,0 +1,316 @@
+//! Everything attached to a table that a push carries over, read from the catalogues in one query.
+//!
+//! All expressions and definitions are deparsed with only `pg_catalog` in the search path, so every other name in them
+//! is qualified and means the same wherever it is run.
+
+use serde::Deserialize;
+use tokio_postgres::Client;
+
+use crate::pg::{quote_ident, quote_literal};
+use crate::schema::{ColumnSchema, PgType, TableName};
+
+use super::error::PushError;
+
+/// A table and what is attached to it.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Attributes {
+    pub(super) oid: u32,
+    pub(super) kind: char,
+    pub(super) persistence: char,
+    pub(super) owner: String,
+    /// Whether our role may act as the owner.
+    pub(super) owner_is_ours: bool,
+    pub(super) access_method: Option<String>,
+    pub(super) tablespace: Option<String>,
+    pub(super) row_security: bool,
+    pub(super) force_row_security: bool,
+    pub(super) replica_identity: char,
+    pub(super) options: Vec<String>,
+    pub(super) toast_options: Vec<String>,
+    pub(super) comment: Option<String>,
+    pub(super) rows_estimated: Option<f64>,
+    pub(super) bytes: u64,
+    pub(super) privileges: Vec<Privilege>,
+    pub(super) columns: Vec<ColumnAttributes>,
+    pub(super) constraints: Vec<Constraint>,
+    pub(super) indexes: Vec<Index>,
+    pub(super) policies: Vec<Policy>,
+    pub(super) sequences: Vec<OwnedSequence>,
+}
+
+/// One entry of an access control list.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+pub(super) struct Privilege {
+    /// `None` for everybody.
+    pub(super) grantee: Option<String>,
+    pub(super) privilege: String,
+    pub(super) grantable: bool,
+    pub(super) grantor: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct ColumnAttributes {
+    pub(super) name: String,
+    pub(super) type_name: String,
+    pub(super) type_oid: u32,
+    pub(super) typmod: i32,
+    pub(super) not_null: bool,
+    /// The default, or a generated column's expression.
+    pub(super) default: Option<String>,
+    /// Filled from other columns by the server, never by a load.
+    pub(super) generated: bool,
+    pub(super) identity: bool,
+    /// Collation, storage, compression, kind of identity: what only decides whether two columns are the same.
+    pub(super) physical: String,
+    pub(super) statistics_target: Option<i32>,
+    pub(super) options: Vec<String>,
+    pub(super) comment: Option<String>,
+    pub(super) privileges: Vec<Privilege>,
+}
+
+impl ColumnAttributes {
+    /// The column as the encoder needs it, if its type is known.
+    pub(super) fn schema(&self) -> Option<ColumnSchema> {
+        Some(ColumnSchema {
+            name: self.name.clone(),
+            type_name: self.type_name.clone(),
+            type_oid: self.type_oid,
+            typmod: self.typmod,
+            pg_type: PgType::from_catalogue(self.type_oid, self.typmod)?,
+            // An identity or default does not help a null that is sent.
+            not_null: self.not_null,
+        })
+    }
+}
+
+impl Attributes {
+    /// Whether a staging table made like this table is also made like `other`: only what is attached after the load
+    /// may differ.
+    pub(super) fn is_made_like(&self, other: &Self) -> bool {
+        let column = |column: &ColumnAttributes| {
+            (
+                column.name.clone(),
+                column.type_name.clone(),
+                (column.not_null, column.generated, column.identity),
+                column.default.clone(),
+                column.physical.clone(),
+            )
+        };
+        let sequence = |sequence: &OwnedSequence| (sequence.table_name(), sequence.column.clone(), sequence.identity);
+        self.oid == other.oid
+            && self.columns.iter().map(column).eq(other.columns.iter().map(column))
+            && self.sequences.iter().map(sequence).eq(other.sequences.iter().map(sequence))
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Constraint {
+    pub(super) name: String,
+    /// `p`rimary, `u`nique, `c`heck, e`x`clusion, `f`oreign, `n`ot null, constraint `t`rigger.
+    pub(super) kind: char,
+    pub(super) definition: String,
+    pub(super) index: Option<String>,
+    pub(super) deferrable: bool,
+    pub(super) deferred: bool,
+    pub(super) comment: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Index {
+    pub(super) name: String,
+    pub(super) definition: String,
+    /// What the definition must begin with for its table to be replaceable.
+    pub(super) head: String,
+    pub(super) unique: bool,
+    pub(super) valid: bool,
+    pub(super) clustered: bool,
+    pub(super) replica_identity: bool,
+    pub(super) tablespace: Option<String>,
+    pub(super) comment: Option<String>,
+    pub(super) bytes: u64,
+    /// Statistics targets of expression columns: position and target.
+    pub(super) statistics_targets: Vec<(i32, i32)>,
+}
+
+impl Index {
+    /// The same index over another table, under the same name.
+    pub(super) fn definition_on(&self, table: &TableName) -> Option<String> {
+        let tail = self.definition.strip_prefix(&self.head)?;
+        let unique = if self.unique { "UNIQUE " } else { "" };
+        Some(format!("CREATE {unique}INDEX {} ON {} {tail}", quote_ident(&self.name), crate::pg::quote_table(table)))
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Policy {
+    pub(super) name: String,
+    pub(super) permissive: bool,
+    pub(super) command: char,
+    /// `None` for everybody.
+    pub(super) roles: Vec<Option<String>>,
+    pub(super) using: Option<String>,
+    pub(super) check: Option<String>,
+    pub(super) comment: Option<String>,
+}
+
+/// A sequence that belongs to a column.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct OwnedSequence {
+    pub(super) schema: String,
+    pub(super) name: String,
+    pub(super) column: String,
+    /// `smallint`, `integer` or `bigint`.
+    pub(super) type_name: String,
+    /// Of an identity column; otherwise of a `serial` one.
+    pub(super) identity: bool,
+    pub(super) ascending: bool,
+    pub(super) comment: Option<String>,
+    pub(super) privileges: Vec<Privilege>,
+}
+
+impl OwnedSequence {
+    pub(super) fn table_name(&self) -> TableName {
+        TableName::new(self.schema.as_str(), self.name.as_str())
+    }
+}
+
+/// SQL that lists an access control list's entries as JSON.
+fn privileges_sql(acl: &str, order: &str) -> String {
+    format!(
+        "(SELECT coalesce(json_agg(json_build_object( \
+            'grantee', CASE WHEN e.grantee <> 0 THEN pg_get_userbyid(e.grantee) END, 'privilege', e.privilege_type, \
+            'grantable', e.is_grantable, 'grantor', pg_get_userbyid(e.grantor)) ORDER BY {order}), '[]') \
+          FROM aclexplode({acl}) e)"
+    )
+}
+
+/// Reads a table and everything attached to it; `None` when there is no such relation.
+pub(super) async fn read(client: &Client, table: &TableName) -> Result<Option<Attributes>, PushError> {
+    let order = "e.grantee, e.privilege_type";
+    let table_privileges = privileges_sql("coalesce(c.relacl, acldefault('r', c.relowner))", order);
+    let column_privileges = privileges_sql("a.attacl", order);
+    let sequence_privileges = privileges_sql("coalesce(s.relacl, acldefault('s', s.relowner))", order);
+    let sql = format!(
+        "SELECT json_build_object( \
+           'oid', c.oid::bigint, 'kind', c.relkind, 'persistence', c.relpersistence, \
+           'owner', pg_get_userbyid(c.relowner), 'owner_is_ours', pg_has_role(c.relowner, 'USAGE'), \
+           'access_method', (SELECT amname FROM pg_am WHERE oid = c.relam), \
+           'tablespace', (SELECT spcname FROM pg_tablespace WHERE oid = c.reltablespace), \
+           'row_security', c.relrowsecurity, 'force_row_security', c.relforcerowsecurity, \
+           'replica_identity', c.relreplident, 'options', coalesce(to_json(c.reloptions), '[]'), \
+           'toast_options', coalesce((SELECT to_json(t.reloptions) FROM pg_class t WHERE t.oid = c.reltoastrelid), '[]'), \
+           'comment', obj_description(c.oid, 'pg_class'), \
+           'rows_estimated', nullif(greatest(c.reltuples, -1), -1), \
+           'bytes', CASE WHEN c.relkind IN ('r', 'm') THEN pg_total_relation_size(c.oid) ELSE 0 END, \
+           'privileges', {table_privileges}, \
+           'columns', (SELECT coalesce(json_agg(json_build_object( \
+                'name', a.attname, 'type_name', format_type(a.atttypid, a.atttypmod), \
+                'type_oid', b.type::bigint, 'typmod', b.typmod, 'not_null', a.attnotnull, 'default', (SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d WHERE d.adrelid = c.oid AND d.adnum = a.attnum), \
+                'generated', a.attgenerated <> '', 'identity', a.attidentity <> '', \
+                'physical', concat_ws(' ', a.attcollation, a.attstorage, to_jsonb(a) ->> 'attcompression', a.attidentity, a.attgenerated), \
+                'statistics_target', nullif(a.attstattarget, -1), \
+                'options', coalesce(to_json(a.attoptions), '[]'), 'comment', col_description(c.oid, a.attnum), \
+                'privileges', {column_privileges}) ORDER BY a.attnum), '[]') \
+              FROM pg_attribute a, LATERAL ( \
+                WITH RECURSIVE base(type, typmod) AS (SELECT a.atttypid, a.atttypmod UNION ALL \
+                  SELECT t.typbasetype, CASE WHEN t.typtypmod >= 0 THEN t.typtypmod ELSE base.typmod END \
+                  FROM base JOIN pg_type t ON t.oid = base.type WHERE t.typtype = 'd') \
+                SELECT base.type, base.typmod FROM base JOIN pg_type t ON t.oid = base.type WHERE t.typtype <> 'd') b \
+              WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), \
+           'constraints', (SELECT coalesce(json_agg(json_build_object( \
+                'name', k.conname, 'kind', k.contype, 'definition', pg_get_constraintdef(k.oid), \
+                'index', (SELECT i.relname FROM pg_class i WHERE i.oid = k.conindid AND k.contype IN ('p', 'u', 'x')), \
+                'deferrable', k.condeferrable, 'deferred', k.condeferred, \
+                'comment', obj_description(k.oid, 'pg_constraint')) ORDER BY k.oid), '[]') \
+              FROM pg_constraint k WHERE k.conrelid = c.oid), \
+           'indexes', (SELECT coalesce(json_agg(json_build_object( \
+                'name', i.relname, 'definition', pg_get_indexdef(i.oid), \
+                'head', 'CREATE ' || CASE WHEN x.indisunique THEN 'UNIQUE ' ELSE '' END || 'INDEX ' || quote_ident(i.relname) \
+                     || ' ON ' || quote_ident(n.nspname) || '.' || quote_ident(c.relname) || ' ', \
+                'unique', x.indisunique, 'valid', x.indisvalid AND x.indisready, 'clustered', x.indisclustered, \
+                'replica_identity', x.indisreplident, \
+                'tablespace', (SELECT spcname FROM pg_tablespace WHERE oid = i.reltablespace), \
+                'comment', obj_description(i.oid, 'pg_class'), 'bytes', pg_relation_size(i.oid), \
+                'statistics_targets', (SELECT coalesce(json_agg(json_build_array(a.attnum, a.attstattarget) ORDER BY a.attnum), '[]') \
+                     FROM pg_attribute a WHERE a.attrelid = i.oid AND a.attstattarget >= 0)) ORDER BY i.relname), '[]') \
+              FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid WHERE x.indrelid = c.oid), \
+           'policies', (SELECT coalesce(json_agg(json_build_object( \
+                'name', p.polname, 'permissive', p.polpermissive, 'command', p.polcmd, \
+                'roles', (SELECT json_agg(CASE WHEN r <> 0 THEN pg_get_userbyid(r) END) FROM unnest(p.polroles) r), \
+                'using', pg_get_expr(p.polqual, p.polrelid), 'check', pg_get_expr(p.polwithcheck, p.polrelid), \
+                'comment', obj_description(p.oid, 'pg_policy')) ORDER BY p.polname), '[]') \
+              FROM pg_policy p WHERE p.polrelid = c.oid), \
+           'sequences', (SELECT coalesce(json_agg(json_build_object( \
+                'schema', sn.nspname, 'name', s.relname, 'column', a.attname, 'type_name', format_type(q.seqtypid, NULL), \
+                'identity', d.deptype = 'i', 'ascending', q.seqincrement > 0, \
+                'comment', obj_description(s.oid, 'pg_class'), 'privileges', {sequence_privileges}) ORDER BY a.attnum), '[]') \
+              FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S' \
+              JOIN pg_namespace sn ON sn.oid = s.relnamespace JOIN pg_sequence q ON q.seqrelid = s.oid \
+              JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = d.refobjsubid \
+              WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid \
+                AND d.deptype IN ('a', 'i')))::text \
+         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE n.nspname = $1 AND c.relname = $2"
+    );
+    let failed = |source| PushError::at("read the catalogue", table, source);
+    let row = client.query_opt(&sql, &[&table.schema(), &table.name()]).await.map_err(failed)?;
+    let Some(row) = row else { return Ok(None) };
+    let text: String = row.get(0);
+    let attributes =
+        serde_json::from_str(&text).map_err(|source| PushError::Catalogue { table: table.clone(), source })?;
+    Ok(Some(attributes))
+}
+
+/// SQL for a hash that changes with every DDL, GRANT and COMMENT on a table, and not with writes, vacuum or analyze:
+/// the transactions that last wrote the catalogue rows of the table and what is attached to it.
+pub(super) fn fingerprint_sql(oid: u32) -> String {
+    let of = |class: &str, condition: &str| {
+        format!(
+            "SELECT {}::text || '/' || oid::text || ':' || xmin::text AS fact FROM pg_catalog.{class} WHERE {condition}",
+            quote_literal(class)
+        )
+    };
+    let family = format!(
+        "(SELECT {oid}::oid UNION ALL SELECT indexrelid FROM pg_catalog.pg_index WHERE indrelid = {oid} \
+          UNION ALL SELECT objid FROM pg_catalog.pg_depend WHERE refclassid = 'pg_catalog.pg_class'::regclass \
+            AND refobjid = {oid} AND classid = 'pg_catalog.pg_class'::regclass AND deptype IN ('a', 'i'))"
+    );
+    let described = format!(
+        "(SELECT f FROM {family} f(f) UNION ALL SELECT oid FROM pg_catalog.pg_constraint WHERE conrelid = {oid} \
+          UNION ALL SELECT oid FROM pg_catalog.pg_trigger WHERE tgrelid = {oid} \
+          UNION ALL SELECT oid FROM pg_catalog.pg_policy WHERE polrelid = {oid} \
+          UNION ALL SELECT oid FROM pg_catalog.pg_rewrite WHERE ev_class = {oid} \
+          UNION ALL SELECT oid FROM pg_catalog.pg_statistic_ext WHERE stxrelid = {oid})"
+    );
+    let facts = [
+        of("pg_class", &format!("oid IN {family}")),
+        format!(
+            "SELECT 'pg_attribute/' || attrelid::text || '.' || attnum::text || ':' || xmin::text FROM pg_catalog.pg_attribute WHERE attrelid IN {family}"
+        ),
+        of("pg_attrdef", &format!("adrelid = {oid}")),
+        of("pg_constraint", &format!("conrelid = {oid} OR confrelid = {oid}")),
+        of("pg_trigger", &format!("tgrelid = {oid}")),
+        of("pg_policy", &format!("polrelid = {oid}")),
+        of("pg_rewrite", &format!("ev_class = {oid}")),
+        of("pg_statistic_ext", &format!("stxrelid = {oid}")),
+        of("pg_publication_rel", &format!("prrelid = {oid}")),
+        format!(
+            "SELECT 'pg_sequence/' || seqrelid::text || ':' || xmin::text FROM pg_catalog.pg_sequence WHERE seqrelid IN {family}"
+        ),
+        format!(
+            "SELECT 'pg_inherits/' || inhrelid::text || ':' || xmin::text FROM pg_catalog.pg_inherits WHERE inhparent = {oid} OR inhrelid = {oid}"
+        ),
+        format!(
+            "SELECT 'pg_description/' || objoid::text || '.' || objsubid::text || ':' || xmin::text FROM pg_catalog.pg_description WHERE objoid IN {described}"
+        ),
+        format!(
+            "SELECT 'pg_depend/' || classid::text || '.' || objid::text || ':' || xmin::text FROM pg_catalog.pg_depend \
+             WHERE refclassid = 'pg_catalog.pg_class'::regclass AND refobjid = {oid} \
+                OR refclassid = 'pg_catalog.pg_type'::regclass AND refobjid = (SELECT reltype FROM pg_catalog.pg_class WHERE oid = {oid})"
+        ),
+    ];
+    format!(
+        "SELECT pg_catalog.md5(pg_catalog.string_agg(fact, ',' ORDER BY fact COLLATE \"C\")) FROM ({}) facts",
+        facts.join(" UNION ALL ")
+    )
+}

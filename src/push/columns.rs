@@ -1,0 +1,223 @@
+//! Which dataset column goes into which table column.
+
+use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+use serde::Serialize;
+
+use crate::columnar::{EncodePlanError, RowEncoder, is_interval};
+use crate::pg::{quote_ident, quote_table};
+use crate::schema::{ColumnSchema, PgType, TableName};
+
+use super::attributes::Attributes;
+use super::error::Blocker;
+use super::options::{MissingColumns, NewColumns, TargetOptions};
+
+/// How the dataset's columns and the table's go together.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct ColumnMatch {
+    /// Columns that are loaded, in the dataset's order.
+    pub matched: Vec<String>,
+    /// Dataset columns that the table lacks and that are added to it, with their types.
+    pub added: Vec<(String, String)>,
+    /// Dataset columns that the table lacks and that are left out.
+    pub ignored: Vec<String>,
+    /// Table columns that the dataset lacks and the server fills: defaults, identities, generated columns.
+    pub filled_by_server: Vec<String>,
+    /// Table columns that the dataset lacks and that will be null in every row.
+    pub left_null: Vec<String>,
+    /// What to load: the dataset column's place and the target column.
+    #[serde(skip)]
+    pub(super) load: Vec<(usize, ColumnSchema)>,
+}
+
+impl ColumnMatch {
+    /// Pairs the dataset's columns with a live table's by name.
+    pub(super) fn with_table(options: &TargetOptions, dataset: &Schema, live: &Attributes) -> (Self, Vec<Blocker>) {
+        let mut found = Self::default();
+        let mut blockers = Vec::new();
+        for (index, field) in dataset.fields().iter().enumerate() {
+            match live.columns.iter().find(|column| column.name == *field.name()) {
+                Some(column) if column.generated => blockers.push(Blocker {
+                    object: format!("column {}", column.name),
+                    why: "the server computes it, so it cannot be loaded".to_owned(),
+                    alternative: "leave it out of the dataset".to_owned(),
+                }),
+                Some(column) => match column.schema() {
+                    Some(schema) => {
+                        found.matched.push(schema.name.clone());
+                        found.load.push((index, schema));
+                    }
+                    None => blockers.push(Blocker {
+                        object: format!("column {}", column.name),
+                        why: format!("its type {} cannot be pushed yet", column.type_name),
+                        alternative: "leave it out of the dataset".to_owned(),
+                    }),
+                },
+                None => found.place_new(options, index, field, &mut blockers),
+            }
+        }
+        for column in &live.columns {
+            if dataset.field_with_name(&column.name).is_ok() {
+                continue;
+            }
+            if column.default.is_some() || column.identity || column.generated {
+                found.filled_by_server.push(column.name.clone());
+            } else if column.not_null {
+                blockers.push(Blocker {
+                    object: format!("column {}", column.name),
+                    why: "it is not null, has no default, and the dataset lacks it".to_owned(),
+                    alternative: "add it to the dataset, or give it a default".to_owned(),
+                });
+            } else if options.missing_columns == MissingColumns::Null {
+                found.left_null.push(column.name.clone());
+            } else {
+                blockers.push(Blocker {
+                    object: format!("column {}", column.name),
+                    why: "the dataset lacks it, so it would be null in every row".to_owned(),
+                    alternative: "add it to the dataset, give it a default, or allow missing columns".to_owned(),
+                });
+            }
+        }
+        blockers.extend(found.refused_pairs(dataset));
+        if found.load.is_empty() {
+            blockers.push(Blocker {
+                object: format!("table {}", options.table),
+                why: "it has no column of the dataset".to_owned(),
+                alternative: "name another target table".to_owned(),
+            });
+        }
+        (found, blockers)
+    }
+
+    /// The columns of a table that the first push creates: all of the dataset's.
+    pub(super) fn first(options: &TargetOptions, dataset: &Schema) -> (Self, Vec<Blocker>) {
+        let mut found = Self::default();
+        let mut blockers = Vec::new();
+        for (index, field) in dataset.fields().iter().enumerate() {
+            match created(field) {
+                Some(mut column) => {
+                    column.not_null = options.key.contains(&column.name);
+                    found.matched.push(column.name.clone());
+                    found.load.push((index, column));
+                }
+                None => blockers.push(no_type(field)),
+            }
+        }
+        for key in options.key.iter().filter(|key| dataset.field_with_name(key).is_err()) {
+            blockers.push(Blocker {
+                object: format!("column {key}"),
+                why: "it is part of the key, and the dataset lacks it".to_owned(),
+                alternative: "name key columns that the dataset has".to_owned(),
+            });
+        }
+        blockers.extend(found.refused_pairs(dataset));
+        (found, blockers)
+    }
+
+    fn place_new(&mut self, options: &TargetOptions, index: usize, field: &Field, blockers: &mut Vec<Blocker>) {
+        match options.new_columns {
+            NewColumns::Ignore => self.ignored.push(field.name().clone()),
+            NewColumns::Error => blockers.push(Blocker {
+                object: format!("column {}", field.name()),
+                why: format!("{} does not have it", options.table),
+                alternative: "add it to the table, or allow new columns to be added or ignored".to_owned(),
+            }),
+            NewColumns::Add => match created(field) {
+                Some(column) => {
+                    self.matched.push(column.name.clone());
+                    self.added.push((column.name.clone(), column.type_name.clone()));
+                    self.load.push((index, column));
+                }
+                None => blockers.push(no_type(field)),
+            },
+        }
+    }
+
+    fn refused_pairs(&self, dataset: &Schema) -> Vec<Blocker> {
+        let Err(EncodePlanError::Pairs(pairs)) = self.encoder(dataset) else { return Vec::new() };
+        pairs
+            .into_iter()
+            .map(|pair| Blocker {
+                object: format!("column {}", pair.column),
+                why: format!("there is no conversion from {} into {}", pair.from, pair.to),
+                alternative: "cast it in the phase".to_owned(),
+            })
+            .collect()
+    }
+
+    /// The encoder of the load.
+    pub(super) fn encoder(&self, dataset: &Schema) -> Result<RowEncoder, EncodePlanError> {
+        let (indices, columns): (Vec<usize>, Vec<ColumnSchema>) = self.load.iter().cloned().unzip();
+        RowEncoder::with_columns(dataset, &indices, &columns)
+    }
+
+    /// The statement that starts the load.
+    pub(super) fn copy_statement(&self, staging: &TableName) -> String {
+        let columns: Vec<String> = self.load.iter().map(|(_, column)| quote_ident(&column.name)).collect();
+        format!("COPY {} ({}) FROM STDIN (FORMAT binary, FREEZE)", quote_table(staging), columns.join(", "))
+    }
+}
+
+fn no_type(field: &Field) -> Blocker {
+    Blocker {
+        object: format!("column {}", field.name()),
+        why: format!("there is no Postgres type for {}", field.data_type()),
+        alternative: "cast it in the phase".to_owned(),
+    }
+}
+
+/// The column that a dataset column becomes in a new table.
+fn created(field: &Field) -> Option<ColumnSchema> {
+    let simple = |name: &str, oid: u32, pg_type: PgType| Some((name.to_owned(), oid, -1, pg_type));
+    let is_json = field.metadata().get("ARROW:extension:name").is_some_and(|name| name == "arrow.json");
+    let (type_name, type_oid, typmod, pg_type) = match field.data_type() {
+        DataType::Boolean => simple("boolean", 16, PgType::Bool),
+        DataType::Int8 | DataType::UInt8 | DataType::Int16 => simple("smallint", 21, PgType::Int2),
+        DataType::UInt16 | DataType::Int32 => simple("integer", 23, PgType::Int4),
+        DataType::UInt32 | DataType::Int64 => simple("bigint", 20, PgType::Int8),
+        DataType::UInt64 => numeric(20, 0),
+        DataType::Float32 => simple("real", 700, PgType::Float4),
+        DataType::Float64 => simple("double precision", 701, PgType::Float8),
+        DataType::Decimal128(precision, scale) => numeric(*precision, *scale),
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View if is_json => simple("jsonb", 3802, PgType::Jsonb),
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => simple("text", 25, PgType::Text),
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => simple("bytea", 17, PgType::Bytea),
+        DataType::FixedSizeBinary(16) => simple("uuid", 2950, PgType::Uuid),
+        DataType::Date32 => simple("date", 1082, PgType::Date),
+        DataType::Time64(TimeUnit::Microsecond) => simple("time without time zone", 1083, PgType::Time),
+        DataType::Timestamp(_, None) => simple("timestamp without time zone", 1114, PgType::Timestamp),
+        DataType::Timestamp(_, Some(_)) => simple("timestamp with time zone", 1184, PgType::TimestampTz),
+        interval if is_interval(interval) => simple("interval", 1186, PgType::Interval),
+        _ => None,
+    }?;
+    Some(ColumnSchema { name: field.name().clone(), type_name, type_oid, typmod, pg_type, not_null: false })
+}
+
+fn numeric(precision: u8, scale: i8) -> Option<(String, u32, i32, PgType)> {
+    /// `VARHDRSZ`, which every such `typmod` carries.
+    const HEADER: i32 = 4;
+    let scale = u8::try_from(scale).ok().filter(|scale| *scale <= precision)?;
+    let typmod = (i32::from(precision) << 16 | i32::from(scale)) + HEADER;
+    let pg_type = PgType::Numeric { precision: u16::from(precision), scale: i16::from(scale) };
+    Some((format!("numeric({precision},{scale})"), 1700, typmod, pg_type))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_created_column_has_the_type_that_holds_every_value() {
+        let cases = [
+            (DataType::UInt32, "bigint"),
+            (DataType::UInt64, "numeric(20,0)"),
+            (DataType::Decimal128(10, 2), "numeric(10,2)"),
+            (DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), "timestamp with time zone"),
+        ];
+        for (from, expected) in cases {
+            let column = created(&Field::new("c", from.clone(), true)).expect("a type");
+            assert_eq!(column.type_name, expected);
+            assert_eq!(PgType::from_catalogue(column.type_oid, column.typmod), Some(column.pg_type), "{from}");
+        }
+        assert_eq!(created(&Field::new("c", DataType::Null, true)), None);
+    }
+}

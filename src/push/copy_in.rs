@@ -1,0 +1,144 @@
+//! Record batches into the staging table, through one COPY BINARY stream.
+
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use arrow::datatypes::{Schema, SchemaRef};
+use arrow::record_batch::RecordBatch;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use bytes::{Bytes, BytesMut};
+use futures::{SinkExt, Stream, StreamExt};
+use tokio_postgres::Client;
+
+use crate::columnar::EncodeError;
+use crate::progress::Work;
+use crate::schema::TableName;
+use crate::wire::{COPY_HEADER, COPY_TRAILER};
+
+use super::columns::ColumnMatch;
+use super::error::{BoxError, PushError};
+use super::options::TargetOptions;
+
+/// Bytes sent in one message, about: large enough that the cost per message disappears, small enough to stay in the
+/// cache between encoder and socket.
+const MESSAGE_BYTES: usize = 512 << 10;
+/// Rows encoded before their size is known.
+const FIRST_ROWS: usize = 256;
+/// Rows encoded at once at most.
+const ROWS_MAX: usize = 16 << 10;
+/// A server that takes nothing for this long has gone, or hangs.
+const STALL_MAX: Duration = Duration::from_secs(120);
+
+/// The finished dataset: what a push puts in place of the live table.
+#[derive(Debug)]
+pub struct Dataset<S> {
+    /// The columns of every batch.
+    pub schema: SchemaRef,
+    /// Rows in all; checked against what arrives.
+    pub rows: u64,
+    /// The rows.
+    pub batches: S,
+}
+
+/// What a load did.
+#[derive(Debug, Clone)]
+pub(super) struct Loaded {
+    pub(super) rows: u64,
+    pub(super) bytes: u64,
+    /// Nulls sent, by column in the order of the load.
+    pub(super) nulls: Vec<u64>,
+    pub(super) seconds: f64,
+}
+
+/// Copies all batches into the staging table, in the session's open transaction.
+pub(super) async fn load<S>(
+    client: &Client,
+    options: &TargetOptions,
+    staging: &TableName,
+    columns: &ColumnMatch,
+    dataset: Dataset<S>,
+    work: &Work,
+) -> Result<Loaded, PushError>
+where
+    S: Stream<Item = Result<RecordBatch, BoxError>> + Send,
+{
+    let table = &options.table;
+    let failed = |source| PushError::at("load the staging table", table, source);
+    let mut encoder =
+        columns.encoder(&dataset.schema).map_err(|source| PushError::Encode { table: table.clone(), source })?;
+    let started = Instant::now();
+    let mut sink = pin!(client.copy_in::<_, Bytes>(&columns.copy_statement(staging)).await.map_err(failed)?);
+    let mut buffer = BytesMut::from(COPY_HEADER.as_slice());
+    let mut bytes = 0;
+    let mut batches = pin!(dataset.batches);
+    let mut rows_at_once = FIRST_ROWS;
+    while let Some(batch) = batches.next().await {
+        let batch = batch.map_err(|source| PushError::Dataset { table: table.clone(), source })?;
+        let mut done = 0;
+        while done < batch.num_rows() {
+            let slice = batch.slice(done, rows_at_once.min(batch.num_rows() - done));
+            let before = buffer.len();
+            encoder.encode(&slice, &mut buffer).map_err(|error| refused(options, &dataset.schema, &slice, error))?;
+            done += slice.num_rows();
+            let added = buffer.len() - before;
+            rows_at_once = (MESSAGE_BYTES * slice.num_rows() / added.max(1)).clamp(1, ROWS_MAX);
+            work.add(to_u64(slice.num_rows()), to_u64(added));
+            if buffer.len() >= MESSAGE_BYTES / 2 {
+                bytes += to_u64(buffer.len());
+                send(sink.feed(buffer.split().freeze()), table).await?;
+            }
+        }
+    }
+    if encoder.rows() != dataset.rows {
+        let what = format!("the dataset has {} rows and should have {}", encoder.rows(), dataset.rows);
+        return Err(PushError::Verify { table: table.clone(), what });
+    }
+    buffer.extend_from_slice(&COPY_TRAILER);
+    bytes += to_u64(buffer.len());
+    send(sink.feed(buffer.freeze()), table).await?;
+    let rows = sink.as_mut().finish().await.map_err(failed)?;
+    if rows != encoder.rows() {
+        let what = format!("the server counted {rows} rows of {}", encoder.rows());
+        return Err(PushError::Verify { table: table.clone(), what });
+    }
+    Ok(Loaded { rows, bytes, nulls: encoder.null_counts().collect(), seconds: started.elapsed().as_secs_f64() })
+}
+
+/// Waits until a message is taken; a server that takes none for long is given up.
+async fn send(
+    feed: impl Future<Output = Result<(), tokio_postgres::Error>>,
+    table: &TableName,
+) -> Result<(), PushError> {
+    let step = "load the staging table";
+    match tokio::time::timeout(STALL_MAX, feed).await {
+        Ok(sent) => sent.map_err(|source| PushError::at(step, table, source)),
+        Err(_) => Err(PushError::Lost { step, table: table.clone(), source: None }),
+    }
+}
+
+fn to_u64(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+/// Names the row by its key.
+fn refused(options: &TargetOptions, schema: &Schema, slice: &RecordBatch, error: EncodeError) -> PushError {
+    let table = options.table.clone();
+    match error {
+        EncodeError::Value { column, row, batch_row, reason } => {
+            let key = key_of(options, schema, slice, batch_row);
+            PushError::Value { table, column, row, key, reason }
+        }
+        error => PushError::Dataset { table, source: Box::new(error) },
+    }
+}
+
+fn key_of(options: &TargetOptions, schema: &Schema, slice: &RecordBatch, row: usize) -> String {
+    let parts = options.key.iter().filter_map(|key| {
+        let column = slice.columns().get(schema.index_of(key).ok()?)?;
+        let formats = FormatOptions::new().with_null("null");
+        let value = ArrayFormatter::try_new(column.as_ref(), &formats).ok()?.value(row).try_to_string().ok()?;
+        Some(format!("{key}={value}"))
+    });
+    let key = parts.collect::<Vec<_>>().join(", ");
+    if key.is_empty() { "no key".to_owned() } else { key }
+}

@@ -1,0 +1,48 @@
+//! The dataset to Postgres: loaded beside the live table, dressed in everything attached to it, and put in its place by
+//! one transaction that renames.
+//!
+//! ```text
+//!            run schema _push_<run>                        schema of the live table
+//!   COPY ──▶ staging table ── indexes, grants, … ──┐
+//!                                                  │  one message, locks for milliseconds
+//!                                    verified ─────┴──▶ staging becomes live
+//!                                                       live becomes the backup
+//!   dropped ◀────────────────────────────────────────── the former backup
+//! ```
+//!
+//! Promises:
+//! - Readers never see an error, an empty or half-loaded table, or none; they wait at most for the lock budget and the
+//!   batch.
+//! - What is attached to the live table is on the new one, or the push is refused before anything is loaded, with the
+//!   full list of what stands in the way.
+//! - A fault at any moment leaves the old state or the new state, and the program finds out which.
+//! - The former live table is the backup until the next push, and [`rollback`] puts it back.
+//!
+//! Absent on purpose: nothing here truncates or writes the live table, ends other people's sessions, or drops anything
+//! with `CASCADE`.
+
+mod attributes;
+mod backup;
+mod blockers;
+mod columns;
+mod copy_in;
+mod error;
+mod options;
+mod plan;
+mod replace;
+mod rollback;
+mod run_schema;
+mod session;
+mod staging;
+mod swap;
+mod verify;
+
+pub use backup::{BackupStatus, TargetStatus, backup_status, target_status};
+pub use columns::ColumnMatch;
+pub use copy_in::Dataset;
+pub use error::{Blocker, BoxError, PushError};
+pub use options::{MissingColumns, NewColumns, TargetOptions};
+pub use plan::{PushMode, PushPlan, plan};
+pub use replace::{BackupMade, PushReport, push};
+pub use rollback::{RollbackReport, rollback};
+pub use swap::SwapReport;

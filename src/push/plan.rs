@@ -1,0 +1,211 @@
+//! What a push would do: read from the catalogues, decided without effects.
+
+use arrow::datatypes::Schema;
+use serde::Serialize;
+use tokio_postgres::Client;
+
+use crate::schema::TableName;
+
+use super::attributes::{self, Attributes};
+use super::backup::{self, BackupStatus, Marker};
+use super::blockers;
+use super::columns::ColumnMatch;
+use super::error::{Blocker, PushError};
+use super::options::TargetOptions;
+
+/// How the dataset gets in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PushMode {
+    /// The table does not exist yet and is created from the dataset's columns.
+    First,
+    /// A staging table takes the live table's place, which becomes the backup.
+    Swap,
+}
+
+/// What a push would do. It writes nothing.
+#[derive(Debug, Clone, Serialize)]
+pub struct PushPlan {
+    /// The live table.
+    pub table: TableName,
+    /// How the dataset gets in place.
+    pub mode: PushMode,
+    /// Which column goes where.
+    pub columns: ColumnMatch,
+    /// What is attached to the live table and carried over, one line each.
+    pub carried: Vec<String>,
+    /// What makes the push impossible; empty when it can go ahead.
+    pub blockers: Vec<Blocker>,
+    /// The planner's estimate of the live table's rows.
+    pub live_rows_estimated: Option<u64>,
+    /// What the live table takes on disk, indexes included.
+    pub live_bytes: u64,
+    /// The backup that the push would remove.
+    pub replaces_backup: Option<BackupStatus>,
+    /// What the push needs on the server's disk for a while, about: a staging table as large as live, and as much
+    /// again of write-ahead log.
+    pub disk_bytes_needed: u64,
+    /// Things worth knowing, one sentence each.
+    pub notes: Vec<String>,
+}
+
+/// A plan with what it was made from.
+#[derive(Debug)]
+pub(super) struct Inspection {
+    pub(super) plan: PushPlan,
+    /// The dataset's columns.
+    pub(super) dataset: Schema,
+    /// The live table, unless this is the first push.
+    pub(super) live: Option<Attributes>,
+    /// The backup's oid, if there is one.
+    pub(super) backup_oid: Option<u32>,
+    /// A hash of the live table's catalogue rows.
+    pub(super) fingerprint: Option<String>,
+}
+
+/// Decides what a push of a dataset with these columns would do.
+///
+/// # Errors
+/// [`PushError`] when the catalogue cannot be read. What stands in the way of the push is not an error here; it is
+/// listed in [`PushPlan::blockers`].
+pub async fn plan(client: &Client, options: &TargetOptions, dataset: &Schema) -> Result<PushPlan, PushError> {
+    inspect(client, options, dataset).await.map(|inspection| inspection.plan)
+}
+
+pub(super) async fn inspect(
+    client: &Client,
+    options: &TargetOptions,
+    dataset: &Schema,
+) -> Result<Inspection, PushError> {
+    let table = &options.table;
+    // The fingerprint first: what changes while the rest is read then counts as a change.
+    let live = attributes::read(client, table).await?;
+    let fingerprint = match &live {
+        Some(live) => Some(fingerprint(client, table, live.oid).await?),
+        None => None,
+    };
+    let live = match live {
+        Some(_) => attributes::read(client, table).await?,
+        None => None,
+    };
+    let mut blockers = permissions(client, options).await?;
+    let backup = attributes::read(client, &options.backup_table()).await?;
+    let backup_status = backup::backup_status(client, options).await?;
+    let (mode, columns) = match &live {
+        Some(live) => {
+            blockers.extend(blockers::find(client, table, live).await?);
+            let (columns, mismatches) = ColumnMatch::with_table(options, dataset, live);
+            if live.kind == 'r' {
+                blockers.extend(mismatches);
+            }
+            if let Some(backup) = &backup
+                && Marker::read(backup.comment.as_deref(), table).is_none()
+            {
+                blockers.push(Blocker {
+                    object: format!("table {}", options.backup_table()),
+                    why: "it has the backup's name and is not a backup of this table".to_owned(),
+                    alternative: "rename it, or choose another backup name".to_owned(),
+                });
+            }
+            (PushMode::Swap, columns)
+        }
+        None => {
+            let (columns, mismatches) = ColumnMatch::first(options, dataset);
+            blockers.extend(mismatches);
+            (PushMode::First, columns)
+        }
+    };
+    let live_bytes = live.as_ref().map_or(0, |live| live.bytes);
+    let plan = PushPlan {
+        table: table.clone(),
+        mode,
+        carried: live.as_ref().map(carried).unwrap_or_default(),
+        columns,
+        blockers,
+        live_rows_estimated: live.as_ref().and_then(backup::rows),
+        live_bytes,
+        replaces_backup: if live.is_some() { backup_status } else { None },
+        disk_bytes_needed: live_bytes.saturating_mul(2),
+        notes: notes(options, mode),
+    };
+    Ok(Inspection { plan, dataset: dataset.clone(), live, backup_oid: backup.map(|backup| backup.oid), fingerprint })
+}
+
+fn notes(options: &TargetOptions, mode: PushMode) -> Vec<String> {
+    match mode {
+        PushMode::Swap => Vec::new(),
+        PushMode::First => vec![format!(
+            "{} does not exist and is created from the dataset, with row-level security on and no grants: nobody but \
+             its owner sees it until somebody grants access and adds policies",
+            options.table
+        )],
+    }
+}
+
+pub(super) async fn fingerprint(client: &Client, table: &TableName, oid: u32) -> Result<String, PushError> {
+    let failed = |source| PushError::at("take the table's fingerprint", table, source);
+    let row = client.query_one(&attributes::fingerprint_sql(oid), &[]).await.map_err(failed)?;
+    Ok(row.get::<_, Option<String>>(0).unwrap_or_default())
+}
+
+/// What our role must be allowed to do besides owning the table.
+async fn permissions(client: &Client, options: &TargetOptions) -> Result<Vec<Blocker>, PushError> {
+    let schema = options.table.schema();
+    let row = client
+        .query_one(
+            "SELECT has_database_privilege(current_database(), 'CREATE'), \
+                    (SELECT has_schema_privilege(n.oid, 'CREATE') FROM pg_namespace n WHERE n.nspname = $1), \
+                    current_user::text, current_database()::text",
+            &[&schema],
+        )
+        .await
+        .map_err(|source| PushError::at("read our privileges", &options.table, source))?;
+    let (database, in_schema): (bool, Option<bool>) = (row.get(0), row.get(1));
+    let (role, name): (String, String) = (row.get(2), row.get(3));
+    let mut blockers = Vec::new();
+    if !database {
+        blockers.push(Blocker {
+            object: format!("database {name}"),
+            why: format!("role {role} may not create a schema in it, which every push loads into"),
+            alternative: format!("GRANT CREATE ON DATABASE {name} TO {role}"),
+        });
+    }
+    match in_schema {
+        Some(true) => {}
+        Some(false) => blockers.push(Blocker {
+            object: format!("schema {schema}"),
+            why: format!("role {role} may not create tables in it"),
+            alternative: format!("GRANT CREATE ON SCHEMA {schema} TO {role}"),
+        }),
+        None => blockers.push(Blocker {
+            object: format!("schema {schema}"),
+            why: "it does not exist".to_owned(),
+            alternative: "create it, or name another target table".to_owned(),
+        }),
+    }
+    Ok(blockers)
+}
+
+/// One line per thing that is carried over.
+fn carried(live: &Attributes) -> Vec<String> {
+    let mut lines: Vec<String> = live.indexes.iter().map(|index| format!("index {}", index.name)).collect();
+    let keys = live.constraints.iter().filter(|constraint| matches!(constraint.kind, 'p' | 'u' | 'c' | 'x'));
+    lines.extend(keys.map(|constraint| format!("constraint {} {}", constraint.name, constraint.definition)));
+    lines.extend(live.policies.iter().map(|policy| format!("policy {}", policy.name)));
+    lines.extend(live.sequences.iter().map(|sequence| format!("sequence {} of {}", sequence.name, sequence.column)));
+    let mut grantees: Vec<&str> = live
+        .privileges
+        .iter()
+        .chain(live.columns.iter().flat_map(|column| &column.privileges))
+        .map(|privilege| privilege.grantee.as_deref().unwrap_or("PUBLIC"))
+        .filter(|grantee| *grantee != live.owner)
+        .collect();
+    grantees.sort_unstable();
+    grantees.dedup();
+    lines.extend(grantees.iter().map(|grantee| format!("privileges of {grantee}")));
+    if live.row_security {
+        lines.push("row-level security".to_owned());
+    }
+    lines.extend(live.options.iter().map(|option| format!("option {option}")));
+    lines
+}

@@ -1,0 +1,154 @@
+//! The session of a push: settings that keep it safe, and the lock that makes it the only one.
+
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use tokio_postgres::Client;
+
+use crate::pg::{DatabaseUrl, Session};
+use crate::schema::TableName;
+
+use super::error::PushError;
+
+/// How long a statement outside the swap may wait for a lock.
+const LOCK_TIMEOUT: &str = "2s";
+/// The least version with every catalogue column and statement a push uses.
+const VERSION_MIN: i32 = 130_000;
+/// The version from which the server can notice a vanished client while it works.
+const VERSION_WITH_CONNECTION_CHECK: i32 = 140_000;
+
+/// What S0 learned about the server.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Server {
+    /// `server_version_num`.
+    pub(super) version: i32,
+    /// The backend's process id.
+    pub(super) pid: i32,
+    /// After this long in a wait, the server looks for deadlocks.
+    pub(super) deadlock_timeout: Duration,
+}
+
+impl Server {
+    /// The longest that one attempt to swap may wait for its locks. A session that always gives up before the server
+    /// looks for deadlocks can never make somebody else the victim of one.
+    pub(super) fn lock_budget(&self, configured: Duration) -> Duration {
+        configured.min(self.deadlock_timeout / 2).max(Duration::from_millis(1))
+    }
+}
+
+/// The advisory lock of a table's pushes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LockKey(pub(super) i64);
+
+impl LockKey {
+    pub(super) fn of(url: &DatabaseUrl, table: &TableName) -> Self {
+        let digest = Sha256::digest(format!("racealpha push\0{}\0{table}", url.database()));
+        let bytes = digest.iter().take(8).fold(0_u64, |key, byte| key << 8 | u64::from(*byte));
+        Self(bytes.cast_signed())
+    }
+
+    /// The lock's two halves, as `pg_locks` shows them.
+    fn halves(self) -> (u32, u32) {
+        let [a, b, c, d, e, f, g, h] = self.0.to_be_bytes();
+        (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]))
+    }
+}
+
+/// Opens a session, sets what a push needs, and refuses servers that take no writes.
+pub(super) async fn open(url: &DatabaseUrl, table: &TableName, run_id: &str) -> Result<(Session, Server), PushError> {
+    let session = Session::open(url, &format!("racealpha push {run_id}")).await?;
+    let server = prepare(&session, url, table).await?;
+    Ok((session, server))
+}
+
+async fn prepare(session: &Session, url: &DatabaseUrl, table: &TableName) -> Result<Server, PushError> {
+    let failed = |source| PushError::at("set up the session", table, source);
+    session
+        .batch_execute(&format!(
+            "SET statement_timeout = 0; SET lock_timeout = '{LOCK_TIMEOUT}'; \
+             SET idle_in_transaction_session_timeout = 0; SET synchronous_commit = on; \
+             SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3"
+        ))
+        .await
+        .map_err(failed)?;
+    let row = session
+        .query_one(
+            "SELECT current_setting('server_version_num')::int, pg_backend_pid(), \
+                    (SELECT setting::int FROM pg_settings WHERE name = 'deadlock_timeout'), \
+                    pg_is_in_recovery(), \
+                    current_setting('transaction_read_only')::bool OR current_setting('default_transaction_read_only')::bool, \
+                    current_setting('server_version'), \
+                    (SELECT setting = '0' FROM pg_settings WHERE name = 'statement_timeout')",
+            &[],
+        )
+        .await
+        .map_err(failed)?;
+    let deadlock_ms: i32 = row.get(2);
+    let server = Server {
+        version: row.get(0),
+        pid: row.get(1),
+        deadlock_timeout: Duration::from_millis(u64::try_from(deadlock_ms).unwrap_or(1)),
+    };
+    let read_only = |why| Err(PushError::ReadOnly { server: url.to_string(), why });
+    if row.get(3) {
+        return read_only("it is a read replica");
+    }
+    if row.get(4) {
+        return read_only("transactions are read only; a hosted database over its disk limit is");
+    }
+    if !row.get::<_, bool>(6) {
+        return read_only(
+            "it does not let this session set its statement timeout; use a direct or session-mode connection",
+        );
+    }
+    if server.version < VERSION_MIN {
+        return Err(PushError::OldServer { found: row.get(5) });
+    }
+    if server.version >= VERSION_WITH_CONNECTION_CHECK {
+        session.batch_execute("SET client_connection_check_interval = '1s'").await.map_err(failed)?;
+    }
+    Ok(server)
+}
+
+/// Takes the lock that makes this the only push of the table, or says who has it.
+pub(super) async fn take_lock(client: &Client, key: LockKey, table: &TableName) -> Result<(), PushError> {
+    let failed = |source| PushError::at("take the push lock", table, source);
+    let taken: bool = client.query_one("SELECT pg_try_advisory_lock($1)", &[&key.0]).await.map_err(failed)?.get(0);
+    if taken {
+        return Ok(());
+    }
+    let (high, low) = key.halves();
+    let holder = client
+        .query_opt(
+            "SELECT format('%s (role %s, pid %s)', nullif(a.application_name, ''), a.usename, a.pid), \
+                    to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS \"UTC\"') \
+             FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid \
+             WHERE l.locktype = 'advisory' AND l.granted AND l.classid = $1 AND l.objid = $2 AND l.objsubid = 1 \
+               AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) LIMIT 1",
+            &[&high, &low],
+        )
+        .await
+        .map_err(failed)?;
+    let (by, since) = holder.map_or_else(
+        || ("another session".to_owned(), "a moment ago".to_owned()),
+        |row| (row.get(0), row.get::<_, Option<String>>(1).unwrap_or_else(|| "a time it does not show".to_owned())),
+    );
+    Err(PushError::Locked { table: table.clone(), by, since })
+}
+
+/// Waits for the lock, so that whoever holds it has ended when this returns.
+pub(super) async fn wait_for_lock(
+    client: &Client,
+    key: LockKey,
+    table: &TableName,
+    patience: Duration,
+) -> Result<(), PushError> {
+    client
+        .batch_execute(&format!(
+            "SET lock_timeout = {}; SELECT pg_advisory_lock({}); SET lock_timeout = '{LOCK_TIMEOUT}'",
+            patience.as_millis(),
+            key.0
+        ))
+        .await
+        .map_err(|source| PushError::at("wait for the lost session to end", table, source))
+}

@@ -1,0 +1,242 @@
+//! Names and types of tables, as the Postgres catalogue gives them. No I/O.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// A table's name with its schema, as stored in the catalogue: unquoted, case kept.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TableName {
+    schema: String,
+    name: String,
+}
+
+/// A table name that cannot be one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is not a table name: expected NAME or SCHEMA.NAME")]
+pub struct BadTableName(String);
+
+impl TableName {
+    /// A name in a schema.
+    pub fn new(schema: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { schema: schema.into(), name: name.into() }
+    }
+
+    /// The schema.
+    pub fn schema(&self) -> &str {
+        &self.schema
+    }
+
+    /// The name without its schema.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl FromStr for TableName {
+    type Err = BadTableName;
+
+    /// Reads `name` (in schema `public`) or `schema.name`; only the first dot separates.
+    fn from_str(text: &str) -> Result<Self, BadTableName> {
+        let (schema, name) = text.split_once('.').unwrap_or(("public", text));
+        if schema.is_empty() || name.is_empty() || text.contains('\0') {
+            return Err(BadTableName(text.to_owned()));
+        }
+        Ok(Self::new(schema, name))
+    }
+}
+
+impl TryFrom<String> for TableName {
+    type Error = BadTableName;
+
+    fn try_from(text: String) -> Result<Self, BadTableName> {
+        text.parse()
+    }
+}
+
+impl From<TableName> for String {
+    fn from(table: TableName) -> Self {
+        table.to_string()
+    }
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.schema, self.name)
+    }
+}
+
+/// A Postgres type this program reads and writes; the catalogue decides it, never the data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PgType {
+    /// `boolean`
+    Bool,
+    /// `smallint`
+    Int2,
+    /// `integer`
+    Int4,
+    /// `bigint`
+    Int8,
+    /// `real`
+    Float4,
+    /// `double precision`
+    Float8,
+    /// `numeric` without a precision, or one that needs more than 38 digits
+    NumericUnbounded,
+    /// `numeric(precision, scale)` that fits 38 digits; the scale may be negative or above the precision
+    Numeric {
+        /// Digits in all.
+        precision: u16,
+        /// Digits after the point.
+        scale: i16,
+    },
+    /// `text`
+    Text,
+    /// `varchar` with its limit in characters, if it has one
+    Varchar {
+        /// The limit in characters.
+        max_chars: Option<u32>,
+    },
+    /// `bytea`
+    Bytea,
+    /// `date`
+    Date,
+    /// `time` without time zone
+    Time,
+    /// `timestamp` without time zone
+    Timestamp,
+    /// `timestamp` with time zone
+    TimestampTz,
+    /// `interval`
+    Interval,
+    /// `uuid`
+    Uuid,
+    /// `json`
+    Json,
+    /// `jsonb`
+    Jsonb,
+}
+
+/// Bytes that a `typmod` of a type with a length or precision carries before it (`VARHDRSZ` in Postgres).
+const TYPMOD_HEADER: i32 = 4;
+/// The most digits that Arrow's `Decimal128` holds.
+const DECIMAL128_DIGITS: i32 = 38;
+
+impl PgType {
+    /// The type of a built-in type's oid and a column's `typmod`; `None` when this program does not know it.
+    ///
+    /// # Source
+    /// `pg_type.dat`; for `numeric` also `numerictypmodin` in `src/backend/utils/adt/numeric.c`: the scale is an
+    /// eleven-bit signed number since PostgreSQL 15.
+    pub fn from_catalogue(oid: u32, typmod: i32) -> Option<Self> {
+        Some(match oid {
+            16 => Self::Bool,
+            17 => Self::Bytea,
+            20 => Self::Int8,
+            21 => Self::Int2,
+            23 => Self::Int4,
+            25 => Self::Text,
+            114 => Self::Json,
+            700 => Self::Float4,
+            701 => Self::Float8,
+            1043 => Self::Varchar { max_chars: u32::try_from(typmod - TYPMOD_HEADER).ok() },
+            1082 => Self::Date,
+            1083 => Self::Time,
+            1114 => Self::Timestamp,
+            1184 => Self::TimestampTz,
+            1186 => Self::Interval,
+            1700 => Self::numeric(typmod),
+            2950 => Self::Uuid,
+            3802 => Self::Jsonb,
+            _ => return None,
+        })
+    }
+
+    fn numeric(typmod: i32) -> Self {
+        if typmod < TYPMOD_HEADER {
+            return Self::NumericUnbounded;
+        }
+        let packed = typmod - TYPMOD_HEADER;
+        let precision = (packed >> 16) & 0xFFFF;
+        let scale = ((packed & 0x7FF) ^ 0x400) - 0x400;
+        let digits = match scale {
+            ..0 => precision - scale,
+            _ => precision.max(scale),
+        };
+        match (u16::try_from(precision), i16::try_from(scale)) {
+            (Ok(precision), Ok(scale)) if digits <= DECIMAL128_DIGITS => Self::Numeric { precision, scale },
+            _ => Self::NumericUnbounded,
+        }
+    }
+}
+
+/// A column, as the catalogue describes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ColumnSchema {
+    /// The name, unquoted.
+    pub name: String,
+    /// What `format_type` prints, such as `numeric(10,2)`.
+    pub type_name: String,
+    /// The type's oid; a domain's is resolved to its base type.
+    pub type_oid: u32,
+    /// The type modifier.
+    pub typmod: i32,
+    /// The type as this program knows it.
+    pub pg_type: PgType,
+    /// Whether the column refuses nulls.
+    pub not_null: bool,
+}
+
+/// A table's columns in order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableSchema {
+    /// The table.
+    pub table: TableName,
+    /// Its columns in catalogue order, dropped ones left out.
+    pub columns: Vec<ColumnSchema>,
+}
+
+impl TableSchema {
+    /// A short hash that changes when a column's name, type, nullability or place does.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        for column in &self.columns {
+            hash.update(format!("{}\0{}\0{}\n", column.name, column.type_name, column.not_null));
+        }
+        hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_table_name_is_in_public() {
+        let table: TableName = "races".parse().expect("a plain name");
+        assert_eq!((table.schema(), table.name()), ("public", "races"));
+        let table: TableName = "Stud.Book.2024".parse().expect("a name with dots");
+        assert_eq!((table.schema(), table.name()), ("Stud", "Book.2024"));
+        assert!("x.".parse::<TableName>().is_err());
+    }
+
+    #[test]
+    fn numeric_typmods_give_precision_and_scale() {
+        // Typmods read from `pg_attribute` of PostgreSQL 15 for the types beside them.
+        let cases = [
+            (-1, PgType::NumericUnbounded),
+            (655_366, PgType::Numeric { precision: 10, scale: 2 }),
+            (327_686, PgType::Numeric { precision: 5, scale: 2 }),
+            (2_490_372, PgType::Numeric { precision: 38, scale: 0 }),
+            (2_555_908, PgType::NumericUnbounded),
+            (198_657, PgType::Numeric { precision: 3, scale: -3 }),
+        ];
+        for (typmod, expected) in cases {
+            assert_eq!(PgType::from_catalogue(1700, typmod), Some(expected), "typmod {typmod}");
+        }
+    }
+}

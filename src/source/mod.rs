@@ -1,0 +1,11 @@
+//! Reading Postgres: one snapshot shared by several sessions, tables cut into ctid ranges, COPY BINARY streams.
+
+mod copy_out;
+mod error;
+mod ranges;
+mod snapshot;
+
+pub use copy_out::CopyStream;
+pub use error::SourceError;
+pub use ranges::{CopyRange, plan_ranges};
+pub use snapshot::{SharedSnapshot, SnapshotInfo};

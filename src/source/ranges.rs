@@ -1,0 +1,79 @@
+//! Cutting a heap into ctid ranges that connections copy one by one.
+
+use crate::pg::RelationInfo;
+
+/// Heap pages of one range at most: 16 MiB with the usual 8 KiB pages. Small enough that connections finish together,
+/// large enough that starting a COPY does not count.
+const RANGE_PAGES_MAX: u64 = 2048;
+/// And at least, so that small tables are not cut into crumbs.
+const RANGE_PAGES_MIN: u64 = 256;
+/// Before this version the server answers a ctid range by reading the whole table.
+const TID_RANGE_SCAN_VERSION: u32 = 140_000;
+/// `relkind` of an ordinary table and of a materialized view, which have a heap of their own.
+const HEAP_KINDS: [char; 2] = ['r', 'm'];
+
+/// Pages `from..to` of a heap; no end means up to the last page, whenever it was added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CopyRange {
+    /// The first page.
+    pub from: u64,
+    /// The page after the last, or none for the open end.
+    pub to: Option<u64>,
+}
+
+impl CopyRange {
+    /// The whole relation.
+    pub const ALL: Self = Self { from: 0, to: None };
+
+    /// The condition on `ctid`, or nothing for the whole relation.
+    pub(super) fn condition(self) -> String {
+        match self {
+            Self { from: 0, to: None } => String::new(),
+            Self { from, to: None } => format!(" WHERE ctid >= '({from},0)'"),
+            Self { from, to: Some(to) } => format!(" WHERE ctid >= '({from},0)' AND ctid < '({to},0)'"),
+        }
+    }
+}
+
+/// Cuts a relation into ranges that `connections` can share; one range where ctid cannot serve (views, partitioned
+/// tables, servers before 14).
+pub fn plan_ranges(relation: &RelationInfo, server_version: u32, connections: u64) -> Vec<CopyRange> {
+    if server_version < TID_RANGE_SCAN_VERSION || !HEAP_KINDS.contains(&relation.kind) {
+        return vec![CopyRange::ALL];
+    }
+    let pages = relation.pages.div_ceil(connections.max(1)).clamp(RANGE_PAGES_MIN, RANGE_PAGES_MAX);
+    let starts = relation.pages.div_ceil(pages).max(1);
+    (0..starts)
+        .map(|index| CopyRange { from: index * pages, to: (index + 1 < starts).then(|| (index + 1) * pages) })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::{TableName, TableSchema};
+
+    fn relation(kind: char, pages: u64) -> RelationInfo {
+        let schema = TableSchema { table: TableName::new("public", "t"), columns: Vec::new() };
+        RelationInfo { schema, oid: 1, kind, pages, rows_estimated: None }
+    }
+
+    #[test]
+    fn ranges_cover_every_page_once_and_the_last_is_open() {
+        for pages in [0, 1, RANGE_PAGES_MIN, RANGE_PAGES_MIN + 1, RANGE_PAGES_MAX, 5 * RANGE_PAGES_MAX + 1] {
+            let ranges = plan_ranges(&relation('r', pages), 150_000, 2);
+            let mut next = 0;
+            for (index, range) in ranges.iter().enumerate() {
+                assert_eq!(range.from, next, "{pages} pages");
+                assert_eq!(range.to.is_none(), index + 1 == ranges.len());
+                next = range.to.unwrap_or(next);
+            }
+        }
+    }
+
+    #[test]
+    fn views_and_old_servers_are_copied_whole() {
+        assert_eq!(plan_ranges(&relation('v', 0), 150_000, 2), [CopyRange::ALL]);
+        assert_eq!(plan_ranges(&relation('r', 90_000), 130_000, 2), [CopyRange::ALL]);
+    }
+}

@@ -1,0 +1,216 @@
+//! DuckDB with limits. Nothing else in the program calls it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use duckdb::{Config, Connection, InterruptHandle};
+use serde_json::{Map, Value};
+use tokio_util::sync::CancellationToken;
+
+use super::TransformError;
+use crate::pg::quote_literal;
+
+/// What one engine may use.
+#[derive(Debug, Clone, Default)]
+pub struct EngineLimits {
+    /// Memory, such as `4GB`; DuckDB's default (80 % of the machine's) when not set. Beyond it data spills to disk.
+    pub memory: Option<String>,
+    /// Threads; all cores when not set.
+    pub threads: Option<usize>,
+    /// Where it spills.
+    pub spill_folder: Option<PathBuf>,
+}
+
+/// One DuckDB session. Calls block: they belong on a thread that may.
+pub struct Engine {
+    connection: Connection,
+    cancel: CancellationToken,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").finish_non_exhaustive()
+    }
+}
+
+/// Interrupts the running statement when the run is cancelled; dropping it ends the watch.
+#[derive(Debug)]
+pub struct CancelWatch(tokio::task::JoinHandle<()>);
+
+impl Drop for CancelWatch {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn message(error: &duckdb::Error) -> String {
+    match error {
+        duckdb::Error::DuckDBFailure(_, Some(message)) => message.trim().to_owned(),
+        other => other.to_string(),
+    }
+}
+
+impl Engine {
+    /// Opens a database file, or an in-memory database.
+    ///
+    /// # Errors
+    /// [`TransformError::Start`].
+    pub fn open(file: Option<&Path>, limits: &EngineLimits, cancel: CancellationToken) -> Result<Self, TransformError> {
+        let failed = |error: duckdb::Error| TransformError::Start(message(&error));
+        let mut config = Config::default()
+            .with("autoload_known_extensions", "false")
+            .and_then(|config| config.with("autoinstall_known_extensions", "false"))
+            .and_then(|config| config.with("preserve_insertion_order", "false"))
+            .map_err(failed)?;
+        if let Some(memory) = &limits.memory {
+            config = config.max_memory(memory).map_err(failed)?;
+        }
+        if let Some(threads) = limits.threads.and_then(|threads| i64::try_from(threads).ok()) {
+            config = config.threads(threads).map_err(failed)?;
+        }
+        if let Some(folder) = &limits.spill_folder {
+            config = config.with("temp_directory", folder.display().to_string()).map_err(failed)?;
+        }
+        let connection = match file {
+            Some(file) => Connection::open_with_flags(file, config),
+            None => Connection::open_in_memory_with_flags(config),
+        }
+        .map_err(failed)?;
+        Ok(Self { connection, cancel })
+    }
+
+    /// Watches for cancellation while statements run; the caller keeps the answer as long as they do.
+    pub fn watch_cancel(&self, runtime: &tokio::runtime::Handle) -> CancelWatch {
+        let handle: Arc<InterruptHandle> = self.connection.interrupt_handle();
+        let cancel = self.cancel.clone();
+        CancelWatch(runtime.spawn(async move {
+            cancel.cancelled().await;
+            handle.interrupt();
+        }))
+    }
+
+    /// Allows reading below `folders` and nothing else: no other files, no network, no change of settings.
+    ///
+    /// # Errors
+    /// [`TransformError::Query`].
+    pub fn confine(&self, folders: &[&Path]) -> Result<(), TransformError> {
+        let folders: Vec<String> = folders.iter().map(|folder| quote_literal(&folder.display().to_string())).collect();
+        self.execute(&format!(
+            "SET allowed_directories = [{}]; SET enable_external_access = false; SET lock_configuration = true",
+            folders.join(", ")
+        ))
+    }
+
+    fn failed(&self, error: &duckdb::Error) -> TransformError {
+        match self.cancel.is_cancelled() {
+            true => TransformError::Cancelled,
+            false => TransformError::Query(message(error)),
+        }
+    }
+
+    /// Runs statements whose results nobody needs.
+    ///
+    /// # Errors
+    /// [`TransformError::Query`], [`TransformError::Cancelled`].
+    pub fn execute(&self, sql: &str) -> Result<(), TransformError> {
+        if self.cancel.is_cancelled() {
+            return Err(TransformError::Cancelled);
+        }
+        self.connection.execute_batch(sql).map_err(|error| self.failed(&error))
+    }
+
+    /// Whether the text is exactly one statement that only reads.
+    ///
+    /// # Errors
+    /// [`TransformError::Query`] when it does not parse.
+    pub fn is_read_only(&self, sql: &str) -> Result<bool, TransformError> {
+        // DuckDB's own parser decides: only SELECT-like statements have a JSON form, and it refuses all others.
+        let parsed: String = self
+            .connection
+            .query_row("SELECT json_serialize_sql(CAST(? AS VARCHAR))", [sql], |row| row.get(0))
+            .map_err(|error| self.failed(&error))?;
+        let parsed: Value = serde_json::from_str(&parsed).map_err(|error| TransformError::Query(error.to_string()))?;
+        match (parsed["error"].as_bool(), parsed["error_type"].as_str(), parsed["error_message"].as_str()) {
+            (Some(false), _, _) => Ok(parsed["statements"].as_array().is_some_and(|all| all.len() == 1)),
+            (_, Some("parser"), Some(message)) => Err(TransformError::Query(message.to_owned())),
+            _ => Ok(false),
+        }
+    }
+
+    /// Streams a query's record batches to `take`, and gives their schema. `E` is the caller's error; it ends the query.
+    ///
+    /// # Errors
+    /// [`TransformError::Query`], [`TransformError::Cancelled`], or what `take` returned.
+    pub fn stream<E: From<TransformError>>(
+        &self,
+        sql: &str,
+        mut take: impl FnMut(&SchemaRef, RecordBatch) -> Result<(), E>,
+    ) -> Result<SchemaRef, E> {
+        if self.cancel.is_cancelled() {
+            return Err(TransformError::Cancelled.into());
+        }
+        let mut statement = self.connection.prepare(sql).map_err(|error| self.failed(&error))?;
+        let batches = statement.stream_arrow([]).map_err(|error| self.failed(&error))?;
+        let schema = batches.get_schema();
+        for batch in batches {
+            take(&schema, batch.map_err(|error| self.failed(&error))?)?;
+        }
+        Ok(schema)
+    }
+
+    /// All record batches of a query with a small result.
+    ///
+    /// # Errors
+    /// As [`Engine::stream`].
+    pub fn query(&self, sql: &str) -> Result<(SchemaRef, Vec<RecordBatch>), TransformError> {
+        let mut batches = Vec::new();
+        let schema = self.stream(sql, |_, batch| {
+            batches.push(batch);
+            Ok::<(), TransformError>(())
+        })?;
+        Ok((schema, batches))
+    }
+
+    /// The first value of a query that counts something; 0 when it is null.
+    ///
+    /// # Errors
+    /// As [`Engine::stream`].
+    pub fn count(&self, sql: &str) -> Result<u64, TransformError> {
+        let count: Option<i64> =
+            self.connection.query_row(sql, [], |row| row.get(0)).map_err(|error| self.failed(&error))?;
+        Ok(count.and_then(|count| u64::try_from(count).ok()).unwrap_or(0))
+    }
+
+    /// The columns of a table or view in order, as names and types.
+    ///
+    /// # Errors
+    /// As [`Engine::stream`].
+    pub fn columns(&self, table: &str) -> Result<Vec<(String, String)>, TransformError> {
+        let sql = format!(
+            "SELECT column_name, data_type FROM information_schema.columns \
+             WHERE table_schema = 'main' AND table_name = {} ORDER BY ordinal_position",
+            quote_literal(table)
+        );
+        let mut statement = self.connection.prepare(&sql).map_err(|error| self.failed(&error))?;
+        let rows =
+            statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).map_err(|error| self.failed(&error))?;
+        rows.collect::<Result<_, _>>().map_err(|error| self.failed(&error))
+    }
+}
+
+/// A batch's rows as JSON objects; nulls are left out.
+///
+/// # Errors
+/// [`TransformError::Query`] for a type that has no JSON form.
+pub fn rows_as_json(batch: &RecordBatch) -> Result<Vec<Map<String, Value>>, TransformError> {
+    let failed = |error: String| TransformError::Query(format!("a result cannot be shown as JSON: {error}"));
+    let mut writer = arrow::json::ArrayWriter::new(Vec::new());
+    writer.write(batch).and_then(|()| writer.finish()).map_err(|error| failed(error.to_string()))?;
+    let text = writer.into_inner();
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
+    serde_json::from_slice(&text).map_err(|error| failed(error.to_string()))
+}

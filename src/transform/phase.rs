@@ -1,0 +1,367 @@
+//! The files of a pipeline: phases with their headers, checks, small data tables, the dictionary of columns.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use include_dir::{Dir, include_dir};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::TransformError;
+
+/// The RaceAlpha phases, for pipelines without a folder of their own.
+static BUILT_IN: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/sql");
+
+/// One phase file.
+#[derive(Debug, Clone, Serialize)]
+pub struct Phase {
+    /// The file's name without its ending, such as `02_career_form_stats`.
+    pub name: String,
+    /// What one row of its tables stands for.
+    pub grain: String,
+    /// Tables it reads.
+    pub reads: Vec<String>,
+    /// Tables it creates.
+    pub writes: Vec<String>,
+    /// Why it exists.
+    pub why: String,
+    /// Whether it runs in the lake, or only on Postgres.
+    pub in_lake: bool,
+    /// The statements.
+    #[serde(skip)]
+    pub sql: String,
+}
+
+impl Phase {
+    /// The part of the name before the first `_`, without leading zeros: `2`, `8b`.
+    pub fn number(&self) -> &str {
+        let number = self.name.split('_').next().unwrap_or(&self.name).trim_start_matches('0');
+        if number.is_empty() { "0" } else { number }
+    }
+
+    /// The file's name.
+    pub fn file(&self) -> String {
+        format!("{}.sql", self.name)
+    }
+}
+
+/// How much a finding matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Blocks the push.
+    Error,
+    /// Is shown.
+    Warning,
+}
+
+/// One check file: a query that returns the offending rows.
+#[derive(Debug, Clone)]
+pub struct CheckFile {
+    /// Such as `V05`.
+    pub id: String,
+    /// The file's name without its ending.
+    pub name: String,
+    /// How much a finding matters.
+    pub severity: Severity,
+    /// Why it exists.
+    pub why: String,
+    /// The query.
+    pub sql: String,
+}
+
+/// What a column is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Tells rows apart.
+    Key,
+    /// May be given to a model.
+    Feature,
+    /// An outcome.
+    Label,
+    /// A feature that is final only at the off.
+    Market,
+    /// About the row, not about the race.
+    Meta,
+    /// Must be absent: it knows its own race's outcome.
+    Dropped,
+}
+
+/// One column of the dictionary.
+#[derive(Debug, Clone, Serialize)]
+pub struct DictionaryColumn {
+    /// The column.
+    pub name: String,
+    /// Its Postgres type.
+    pub pg_type: String,
+    /// The feature group.
+    pub group: String,
+    /// What it is for.
+    pub role: Role,
+    /// Its definition in a sentence.
+    pub description: String,
+}
+
+/// All files of a pipeline's `phases` folder.
+#[derive(Debug, Clone)]
+pub struct PhaseSet {
+    /// Runs before the phases.
+    pub prelude: String,
+    /// The phases in run order: by name, except that a phase runs after those whose tables it reads.
+    pub phases: Vec<Phase>,
+    /// Small tables as CSV text, by name.
+    pub data: BTreeMap<String, Vec<u8>>,
+    /// The checks by name.
+    pub checks: Vec<CheckFile>,
+    /// The columns of the dataset, and those that must be absent; empty when the pipeline has no dictionary.
+    pub dictionary: Vec<DictionaryColumn>,
+    /// Changes when any file does.
+    pub fingerprint: String,
+}
+
+impl PhaseSet {
+    /// Reads a folder, or the built-in files.
+    ///
+    /// # Errors
+    /// [`TransformError::Read`], [`TransformError::Header`], [`TransformError::Circle`].
+    pub fn load(folder: Option<&Path>) -> Result<Self, TransformError> {
+        let files = match folder {
+            Some(folder) => read_folder(folder)?,
+            None => built_in(&BUILT_IN),
+        };
+        Self::from_files(&files)
+    }
+
+    fn from_files(files: &BTreeMap<PathBuf, Vec<u8>>) -> Result<Self, TransformError> {
+        let mut hash = Sha256::new();
+        let mut set = Self {
+            prelude: String::new(),
+            phases: Vec::new(),
+            data: BTreeMap::new(),
+            checks: Vec::new(),
+            dictionary: Vec::new(),
+            fingerprint: String::new(),
+        };
+        for (path, content) in files {
+            hash.update(path.to_string_lossy().as_bytes());
+            hash.update(content);
+            let folder = path.parent().and_then(Path::to_str).unwrap_or_default();
+            let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+            let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+            let text = || String::from_utf8_lossy(content).into_owned();
+            match (folder, name, extension) {
+                ("", "prelude", "sql") => set.prelude = text(),
+                ("", "dictionary", "csv") => set.dictionary = parse_dictionary(content)?,
+                ("", name, "sql") => set.phases.push(parse_phase(name, text())?),
+                ("checks", name, "sql") => set.checks.push(parse_check(name, text())?),
+                ("data", name, "csv") => {
+                    set.data.insert(name.to_owned(), content.clone());
+                }
+                _ => {}
+            }
+        }
+        set.fingerprint = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        set.phases = in_run_order(set.phases)?;
+        Ok(set)
+    }
+}
+
+fn read_folder(folder: &Path) -> Result<BTreeMap<PathBuf, Vec<u8>>, TransformError> {
+    let failed = |path: &Path| {
+        let path = path.to_path_buf();
+        move |source| TransformError::Read { path, source }
+    };
+    let mut files = BTreeMap::new();
+    for sub in ["", "checks", "data"] {
+        let inside = folder.join(sub);
+        if !sub.is_empty() && !inside.is_dir() {
+            continue;
+        }
+        for entry in fs::read_dir(&inside).map_err(failed(&inside))? {
+            let path = entry.map_err(failed(&inside))?.path();
+            if let (true, Some(name)) = (path.is_file(), path.file_name()) {
+                files.insert(Path::new(sub).join(name), fs::read(&path).map_err(failed(&path))?);
+            }
+        }
+    }
+    Ok(files)
+}
+
+fn built_in(folder: &Dir<'_>) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files: BTreeMap<PathBuf, Vec<u8>> =
+        folder.files().map(|file| (file.path().to_path_buf(), file.contents().to_vec())).collect();
+    for sub in folder.dirs() {
+        files.extend(built_in(sub));
+    }
+    files
+}
+
+/// The `-- key: value` lines at the top of a file; a line without a key continues the one before.
+fn header(sql: &str) -> BTreeMap<String, String> {
+    let mut values: BTreeMap<String, String> = BTreeMap::new();
+    let mut last: Option<String> = None;
+    for line in sql.lines() {
+        let Some(comment) = line.strip_prefix("--") else { break };
+        let is_key = |key: &str| !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase());
+        match comment.trim().split_once(':').filter(|(key, _)| is_key(key)) {
+            Some((key, value)) => {
+                values.insert(key.to_owned(), value.trim().to_owned());
+                last = Some(key.to_owned());
+            }
+            None => {
+                if let Some(value) = last.as_ref().and_then(|key| values.get_mut(key)) {
+                    value.push(' ');
+                    value.push_str(comment.trim());
+                }
+            }
+        }
+    }
+    values
+}
+
+fn names(list: &str) -> Vec<String> {
+    list.split(',').map(str::trim).filter(|name| !name.is_empty() && *name != "-").map(str::to_owned).collect()
+}
+
+fn parse_phase(name: &str, sql: String) -> Result<Phase, TransformError> {
+    let values = header(&sql);
+    let value = |key: &str| {
+        values.get(key).cloned().ok_or_else(|| TransformError::Header {
+            file: format!("{name}.sql"),
+            reason: format!("the header has no line `-- {key}: …`"),
+        })
+    };
+    let in_lake = match values.get("engine").map(String::as_str) {
+        None | Some("duckdb" | "lake") => true,
+        Some("postgres") => false,
+        Some(other) => {
+            return Err(TransformError::Header {
+                file: format!("{name}.sql"),
+                reason: format!("engine '{other}' is unknown; expected postgres or no line"),
+            });
+        }
+    };
+    Ok(Phase {
+        name: name.to_owned(),
+        grain: value("grain")?,
+        reads: names(&value("reads")?),
+        writes: names(&value("writes")?),
+        why: value("why")?,
+        in_lake,
+        sql,
+    })
+}
+
+fn parse_check(name: &str, sql: String) -> Result<CheckFile, TransformError> {
+    let values = header(&sql);
+    let bad = |reason: &str| TransformError::Header { file: format!("checks/{name}.sql"), reason: reason.to_owned() };
+    let severity = match values.get("severity").map(String::as_str) {
+        Some("error") => Severity::Error,
+        Some("warning") => Severity::Warning,
+        _ => return Err(bad("the header needs a line `-- severity: error` or `-- severity: warning`")),
+    };
+    Ok(CheckFile {
+        id: values.get("id").cloned().ok_or_else(|| bad("the header has no line `-- id: …`"))?,
+        name: name.to_owned(),
+        severity,
+        why: values.get("why").cloned().unwrap_or_default(),
+        sql,
+    })
+}
+
+fn parse_dictionary(content: &[u8]) -> Result<Vec<DictionaryColumn>, TransformError> {
+    let bad = |reason: String| TransformError::Header { file: "dictionary.csv".to_owned(), reason };
+    let mut reader = csv::Reader::from_reader(content);
+    let row = |row: Result<DictionaryRow, csv::Error>| {
+        let row = row.map_err(|error| bad(error.to_string()))?;
+        Ok(DictionaryColumn {
+            name: row.name,
+            pg_type: row.pg_type,
+            group: row.group,
+            role: row.role,
+            description: row.description,
+        })
+    };
+    reader.deserialize().map(row).collect()
+}
+
+#[derive(Deserialize)]
+struct DictionaryRow {
+    name: String,
+    pg_type: String,
+    group: String,
+    role: Role,
+    description: String,
+}
+
+/// Orders phases by name, except that each runs after those that write what it reads.
+fn in_run_order(mut waiting: Vec<Phase>) -> Result<Vec<Phase>, TransformError> {
+    let mut ordered: Vec<Phase> = Vec::with_capacity(waiting.len());
+    while !waiting.is_empty() {
+        let unwritten: BTreeSet<&String> = waiting.iter().flat_map(|phase| &phase.writes).collect();
+        let ready = waiting.iter().position(|phase| {
+            phase.reads.iter().all(|table| !unwritten.contains(table) || phase.writes.contains(table))
+        });
+        match ready {
+            Some(index) => ordered.push(waiting.remove(index)),
+            None => {
+                let names: Vec<&str> = waiting.iter().map(|phase| phase.name.as_str()).collect();
+                return Err(TransformError::Circle(names.join(", ")));
+            }
+        }
+    }
+    Ok(ordered)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
+    use super::*;
+
+    fn phase(name: &str, reads: &str, writes: &str) -> (PathBuf, Vec<u8>) {
+        let text = format!(
+            "-- grain: g\n-- reads: {reads}\n-- writes: {writes}\n-- why: because\n--      it is so\nSELECT 1;"
+        );
+        (PathBuf::from(format!("{name}.sql")), text.into_bytes())
+    }
+
+    #[test]
+    fn a_phase_runs_after_those_whose_tables_it_reads() {
+        let files = BTreeMap::from([
+            phase("01_base", "races", "base"),
+            phase("02_career", "base, ratings", "career"),
+            phase("08_elo", "races", "ratings"),
+        ]);
+        let set = PhaseSet::from_files(&files).unwrap();
+        let order: Vec<&str> = set.phases.iter().map(|phase| phase.name.as_str()).collect();
+        assert_eq!(order, ["01_base", "08_elo", "02_career"]);
+        assert_eq!(set.phases[0].why, "because it is so");
+        assert_eq!(set.phases[1].number(), "8");
+    }
+
+    #[test]
+    fn phases_in_a_circle_are_refused() {
+        let files = BTreeMap::from([phase("01_a", "y", "x"), phase("02_b", "x", "y")]);
+        assert!(matches!(PhaseSet::from_files(&files), Err(TransformError::Circle(names)) if names == "01_a, 02_b"));
+    }
+
+    #[test]
+    fn a_header_without_a_line_names_it() {
+        let files = BTreeMap::from([(PathBuf::from("01_a.sql"), b"-- grain: x\nSELECT 1".to_vec())]);
+        assert_eq!(
+            PhaseSet::from_files(&files).unwrap_err().to_string(),
+            "01_a.sql: the header has no line `-- reads: …`"
+        );
+    }
+
+    #[test]
+    fn the_built_in_files_are_complete() {
+        let set = PhaseSet::load(None).unwrap();
+        assert_eq!(set.phases.len(), 10);
+        assert!(set.phases.iter().any(|phase| phase.number() == "8b") && !set.dictionary.is_empty());
+        assert!(set.phases.iter().filter(|phase| !phase.in_lake).map(Phase::number).eq(["7"]));
+    }
+}

@@ -1,0 +1,8 @@
+//! Checks of the lake's tables and of the dataset. Knows nothing about Postgres: what the source counted and what
+//! the phases did comes from the manifest.
+
+mod check;
+mod report;
+
+pub use check::{Limits, check_dataset, check_sources};
+pub use report::{Finding, Report, Verdict};

@@ -1,0 +1,868 @@
+//! A push puts the dataset in the live table's place: nothing attached is lost, readers never notice, and whatever
+//! fails on the way leaves the live table as it was.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop where it is")]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
+use futures::{Stream, stream};
+use racealpha::pg::DatabaseUrl;
+use racealpha::progress::Progress;
+use racealpha::push::{
+    self, BoxError, Dataset, MissingColumns, NewColumns, PushError, PushMode, PushReport, TargetOptions,
+};
+use racealpha::schema::TableName;
+use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{TestDb, connect};
+
+/// Gives up on anything that should have happened by now.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A database whose owner is no superuser and has what a hosted one has: three API roles, and default privileges that
+/// open every new table in `public` to them.
+struct Hosted {
+    /// A superuser's session.
+    admin: Client,
+    /// The owner's session.
+    owner: Client,
+    url: DatabaseUrl,
+    url_text: String,
+    _db: TestDb,
+}
+
+impl Hosted {
+    async fn new(name: &str) -> Result<Self> {
+        let db = TestDb::new(name).await?;
+        let admin = db.client().await?;
+        // Roles belong to the whole cluster, so the first test to come makes them for all.
+        admin
+            .batch_execute(
+                "SELECT pg_advisory_lock(4711);
+                 DO $$ DECLARE r text; BEGIN
+                   FOREACH r IN ARRAY ARRAY['anon', 'authenticated', 'service_role'] LOOP
+                     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = r) THEN EXECUTE format('CREATE ROLE %I', r); END IF;
+                   END LOOP;
+                   IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'app') THEN
+                     CREATE ROLE app LOGIN PASSWORD 'app';
+                   END IF;
+                 END $$;
+                 SELECT pg_advisory_unlock(4711);",
+            )
+            .await?;
+        admin
+            .batch_execute(&format!(
+                "ALTER DATABASE \"{}\" OWNER TO app; GRANT ALL ON SCHEMA public TO app;
+                 GRANT USAGE ON SCHEMA public TO anon, authenticated, service_role",
+                db.name()
+            ))
+            .await?;
+        let mut url: url::Url = db.url().parse()?;
+        url.set_username("app").ok().context("a user name")?;
+        url.set_password(Some("app")).ok().context("a password")?;
+        let url_text = url.to_string();
+        let owner = connect(&url_text).await?;
+        owner
+            .batch_execute(
+                "ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON TABLES TO anon, authenticated, service_role;
+                 ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON SEQUENCES TO anon, authenticated, service_role;
+                 ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO anon",
+            )
+            .await?;
+        Ok(Self { admin, owner, url: url_text.parse()?, url_text, _db: db })
+    }
+
+    async fn push(&self, options: &TargetOptions, run: &str, batch: RecordBatch) -> Result<PushReport, PushError> {
+        let (progress, cancel) = (Progress::new(), CancellationToken::new());
+        push::push(&self.url, options, dataset(batch), run, &progress, &cancel).await
+    }
+
+    async fn rollback(&self, options: &TargetOptions, run: &str) -> Result<push::RollbackReport, PushError> {
+        push::rollback(&self.url, options, run, &Progress::new(), &CancellationToken::new()).await
+    }
+
+    async fn texts(&self, sql: &str) -> Result<Vec<String>> {
+        let rows = self.admin.query(sql, &[]).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    async fn number(&self, sql: &str) -> Result<i64> {
+        Ok(self.admin.query_one(sql, &[]).await?.get(0))
+    }
+
+    /// Everything attached to a table, one fact a line, without oids and positions of sequences.
+    async fn facts(&self, table: &str) -> Result<Vec<String>> {
+        let mut facts = Vec::new();
+        self.admin.batch_execute("SET search_path = pg_catalog").await?;
+        for sql in FACTS {
+            let rows = self.admin.query(*sql, &[&table]).await.with_context(|| (*sql).to_owned())?;
+            facts.extend(rows.iter().map(|row| row.get::<_, String>(0)));
+        }
+        Ok(facts)
+    }
+
+    async fn run_schemas(&self) -> Result<Vec<String>> {
+        self.texts("SELECT nspname::text FROM pg_namespace WHERE nspname LIKE '\\_push\\_%'").await
+    }
+}
+
+/// Queries that together say everything attached to the table `$1`.
+const FACTS: &[&str] = &[
+    "SELECT format('table kind %s owner %s persistence %s rls %s force %s identity %s options %s toast %s comment %s', relkind,
+            pg_get_userbyid(relowner), relpersistence, relrowsecurity, relforcerowsecurity, relreplident,
+            (SELECT array_agg(o ORDER BY o) FROM unnest(reloptions) o),
+            (SELECT t.reloptions FROM pg_class t WHERE t.oid = c.reltoastrelid), obj_description(oid, 'pg_class'))
+       FROM pg_class c WHERE oid = $1::text::regclass",
+    "SELECT format('column %s %s %s notnull %s default %s identity %s generated %s collation %s storage %s compression %s target %s options %s comment %s',
+            row_number() OVER (ORDER BY attnum), attname, format_type(atttypid, atttypmod), attnotnull,
+            (SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef WHERE adrelid = attrelid AND adnum = attnum), attidentity,
+            attgenerated, attcollation::regcollation, attstorage, attcompression, attstattarget, attoptions,
+            col_description(attrelid, attnum))
+       FROM pg_attribute WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+    "SELECT format('constraint %s %s valid %s deferrable %s %s comment %s', conname, pg_get_constraintdef(oid), convalidated,
+            condeferrable, condeferred, obj_description(oid, 'pg_constraint'))
+       FROM pg_constraint WHERE conrelid = $1::text::regclass ORDER BY conname",
+    "SELECT format('index %s unique %s primary %s valid %s clustered %s identity %s comment %s targets %s', pg_get_indexdef(indexrelid),
+            indisunique, indisprimary, indisvalid, indisclustered, indisreplident, obj_description(indexrelid, 'pg_class'),
+            (SELECT array_agg(attstattarget ORDER BY attnum) FROM pg_attribute WHERE attrelid = indexrelid))
+       FROM pg_index WHERE indrelid = $1::text::regclass ORDER BY indexrelid::regclass::text",
+    "SELECT format('policy %s permissive %s command %s roles %s using %s check %s comment %s', polname, polpermissive, polcmd,
+            (SELECT array_agg(CASE r WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(r) END ORDER BY r) FROM unnest(polroles) r),
+            pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid), obj_description(oid, 'pg_policy'))
+       FROM pg_policy WHERE polrelid = $1::text::regclass ORDER BY polname",
+    "SELECT format('trigger %s enabled %s', pg_get_triggerdef(oid), tgenabled) FROM pg_trigger
+      WHERE tgrelid = $1::text::regclass AND NOT tgisinternal ORDER BY tgname",
+    "SELECT format('privilege %s to %s by %s grantable %s', e.privilege_type,
+            CASE e.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(e.grantee) END, pg_get_userbyid(e.grantor), e.is_grantable)
+       FROM pg_class c, aclexplode(coalesce(relacl, acldefault('r', relowner))) e WHERE c.oid = $1::text::regclass ORDER BY 1",
+    "SELECT format('privilege %s on %s to %s by %s grantable %s', e.privilege_type, a.attname,
+            CASE e.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(e.grantee) END, pg_get_userbyid(e.grantor), e.is_grantable)
+       FROM pg_attribute a, aclexplode(a.attacl) e WHERE a.attrelid = $1::text::regclass ORDER BY 1",
+    "SELECT format('sequence %s owned %s as %s start %s by %s from %s to %s cache %s cycle %s owner %s comment %s privileges %s',
+            s.oid::regclass, d.deptype, format_type(q.seqtypid, NULL), seqstart, seqincrement, seqmin, seqmax, seqcache, seqcycle,
+            pg_get_userbyid(s.relowner), obj_description(s.oid, 'pg_class'),
+            (SELECT array_agg(format('%s to %s', e.privilege_type, e.grantee::regrole) ORDER BY e.grantee, e.privilege_type)
+               FROM aclexplode(coalesce(s.relacl, acldefault('s', s.relowner))) e))
+       FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S' JOIN pg_sequence q ON q.seqrelid = s.oid
+      WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = $1::text::regclass
+        AND d.deptype IN ('a', 'i') ORDER BY 1",
+];
+
+/// One batch as a finished dataset.
+fn dataset(batch: RecordBatch) -> Dataset<impl Stream<Item = Result<RecordBatch, BoxError>> + Send> {
+    let rows = u64::try_from(batch.num_rows()).unwrap();
+    Dataset { schema: batch.schema(), rows, batches: stream::iter([Ok(batch)]) }
+}
+
+/// Rows `from..to` with a key, a name and points, which name the round of pushes they come from.
+fn rows(from: i64, to: i64, round: i32) -> RecordBatch {
+    let ids: Vec<i64> = (from..to).collect();
+    let columns: [(&str, ArrayRef); 3] = [
+        ("id", Arc::new(Int64Array::from(ids.clone()))),
+        ("name", Arc::new(StringArray::from_iter(ids.iter().map(|id| (id % 7 != 0).then(|| format!("horse {id}")))))),
+        ("round", Arc::new(Int32Array::from(vec![round; ids.len()]))),
+    ];
+    RecordBatch::try_from_iter_with_nullable(columns.map(|(name, array)| (name, array, true))).unwrap()
+}
+
+fn options() -> TargetOptions {
+    TargetOptions::new(TableName::new("public", "dataset"), vec!["id".to_owned()])
+}
+
+const PLAIN: &str = "CREATE TABLE public.dataset (id bigint PRIMARY KEY, name text, round int NOT NULL);
+     INSERT INTO public.dataset SELECT i, 'old ' || i, 0 FROM generate_series(1, 100) i;";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_push_creates_the_table_closed_to_everybody() -> Result<()> {
+    let hosted = Hosted::new("push_first").await?;
+    let report = hosted.push(&options(), "r1", rows(0, 1000, 1)).await?;
+    assert_eq!((report.mode, report.rows, report.backup.is_none()), (PushMode::First, 1000, true));
+    assert_eq!(report.notes.len(), 1, "says so");
+    assert_eq!(hosted.number("SELECT count(*) FROM public.dataset").await?, 1000);
+    assert_eq!(hosted.number("SELECT count(*) FROM public.dataset WHERE name IS NULL").await?, 143);
+    let facts = hosted.facts("public.dataset").await?;
+    assert!(facts[0].contains("rls t"), "{}", facts[0]);
+    assert!(facts.iter().any(|fact| fact.contains("PRIMARY KEY (id)")), "{facts:#?}");
+    let strangers = facts.iter().filter(|fact| fact.starts_with("privilege") && !fact.contains("to app"));
+    assert_eq!(strangers.count(), 0, "{facts:#?}");
+    assert_eq!(hosted.run_schemas().await?, Vec::<String>::new());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_swaps_and_a_rollback_brings_the_old_rows_back() -> Result<()> {
+    let hosted = Hosted::new("push_swap").await?;
+    hosted.owner.batch_execute(PLAIN).await?;
+    let report = hosted.push(&options(), "r1", rows(0, 1000, 1)).await?;
+    assert_eq!((report.mode, report.rows), (PushMode::Swap, 1000));
+    assert_eq!(hosted.number("SELECT count(*) FROM public.dataset WHERE round = 1").await?, 1000);
+    assert_eq!(hosted.number("SELECT count(*) FROM public._backup_training_push WHERE round = 0").await?, 100);
+    let undone = hosted.rollback(&options(), "r2").await?;
+    assert_eq!(undone.undone_run, "r1");
+    assert_eq!(hosted.number("SELECT count(*) FROM public.dataset WHERE round = 0").await?, 100);
+    assert_eq!(hosted.number("SELECT count(*) FROM public._backup_training_push").await?, 1000);
+    hosted.rollback(&options(), "r3").await?;
+    assert_eq!(hosted.number("SELECT count(*) FROM public.dataset WHERE round = 1").await?, 1000, "redo");
+    assert_eq!(hosted.run_schemas().await?, Vec::<String>::new());
+    Ok(())
+}
+
+/// A table with everything that a push carries over.
+const RICH: &str = r#"
+    CREATE FUNCTION public.is_even(i bigint) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT i % 2 = 0';
+    CREATE TABLE public.dataset (
+        gone int, id bigint NOT NULL, name text COLLATE "C" DEFAULT 'no''name', gone_too text, round int NOT NULL,
+        nr int GENERATED BY DEFAULT AS IDENTITY (START 1000 INCREMENT 5 CACHE 3), ticket serial, twice bigint GENERATED ALWAYS AS (id * 2) STORED,
+        made timestamptz(3) NOT NULL DEFAULT now(), span int4range, note varchar(40) DEFAULT 'x'
+    ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05, toast.autovacuum_enabled = off);
+    ALTER TABLE public.dataset DROP COLUMN gone, DROP COLUMN gone_too;
+    ALTER TABLE public.dataset ADD CONSTRAINT dataset_pkey PRIMARY KEY (id) WITH (fillfactor = 70);
+    ALTER TABLE public.dataset ADD CONSTRAINT "One name" UNIQUE (id, round) DEFERRABLE INITIALLY DEFERRED;
+    ALTER TABLE public.dataset ADD CONSTRAINT spans EXCLUDE USING gist (span WITH &&);
+    ALTER TABLE public.dataset ADD CONSTRAINT round_positive CHECK (round >= 0) NO INHERIT;
+    ALTER TABLE public.dataset ADD CONSTRAINT even_or_not CHECK (public.is_even(id) OR NOT public.is_even(id)) NOT VALID;
+    CREATE INDEX dataset_name ON public.dataset USING btree (name text_pattern_ops DESC NULLS LAST) INCLUDE (round) WHERE round > 0;
+    CREATE INDEX "Odd ""index""" ON public.dataset (lower(name), (id + round)) WITH (fillfactor = 60);
+    CREATE UNIQUE INDEX for_replicas ON public.dataset (round, id);
+    ALTER INDEX public."Odd ""index""" ALTER COLUMN 2 SET STATISTICS 77;
+    ALTER TABLE public.dataset CLUSTER ON dataset_pkey, REPLICA IDENTITY USING INDEX for_replicas;
+    ALTER TABLE public.dataset ALTER name SET STATISTICS 500, ALTER name SET (n_distinct = -0.5), ALTER note SET STORAGE EXTERNAL, ALTER name SET COMPRESSION pglz;
+    COMMENT ON TABLE public.dataset IS 'the table''s comment';
+    COMMENT ON COLUMN public.dataset.name IS 'a column''s comment';
+    COMMENT ON CONSTRAINT round_positive ON public.dataset IS 'a check''s comment';
+    COMMENT ON CONSTRAINT dataset_pkey ON public.dataset IS 'a key''s comment';
+    COMMENT ON INDEX public.dataset_name IS 'an index''s comment';
+    COMMENT ON SEQUENCE public.dataset_nr_seq IS 'a sequence''s comment';
+    REVOKE ALL ON public.dataset FROM anon, authenticated, service_role;
+    REVOKE ALL ON SEQUENCE public.dataset_nr_seq FROM authenticated;
+    REVOKE TRUNCATE ON public.dataset FROM app;
+    GRANT SELECT ON public.dataset TO authenticated WITH GRANT OPTION;
+    GRANT ALL ON public.dataset TO service_role;
+    GRANT SELECT (id, name), UPDATE (name) ON public.dataset TO anon;
+    GRANT SELECT ON public.dataset TO PUBLIC;
+    ALTER TABLE public.dataset ENABLE ROW LEVEL SECURITY;
+    CREATE POLICY "All see" ON public.dataset FOR SELECT USING (true);
+    CREATE POLICY own ON public.dataset AS RESTRICTIVE FOR UPDATE TO authenticated, anon
+        USING (round > 0 AND id IN (SELECT d.id FROM public.dataset d)) WITH CHECK (name = current_user);
+    CREATE POLICY service ON public.dataset TO service_role USING (true) WITH CHECK (true);
+    COMMENT ON POLICY own ON public.dataset IS 'a policy''s comment';
+    INSERT INTO public.dataset (id, name, round) SELECT i, 'old ' || i, 0 FROM generate_series(1, 100) i;
+"#;
+
+/// What differs between two lists of facts.
+fn difference(before: &[String], after: &[String]) -> Vec<String> {
+    let lost = before.iter().filter(|fact| !after.contains(fact)).map(|fact| format!("- {fact}"));
+    lost.chain(after.iter().filter(|fact| !before.contains(fact)).map(|fact| format!("+ {fact}"))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_attached_survives_push_rollback_and_redo() -> Result<()> {
+    let hosted = Hosted::new("push_rich").await?;
+    hosted.owner.batch_execute(RICH).await?;
+    let mut options = options();
+    options.missing_columns = MissingColumns::Null;
+    let before = hosted.facts("public.dataset").await?;
+    assert!(before.len() > 40, "{before:#?}");
+    let plan = push::plan(&hosted.owner, &options, &rows(0, 1, 1).schema()).await?;
+    assert_eq!(plan.blockers, []);
+    assert_eq!(plan.columns.filled_by_server, ["nr", "ticket", "twice", "made", "note"]);
+    assert_eq!(plan.columns.left_null, ["span"]);
+    for round in 1..=2 {
+        let report = hosted.push(&options, &format!("r{round}"), rows(0, 500, round)).await?;
+        assert_eq!(report.warnings, Vec::<String>::new());
+        let after = hosted.facts("public.dataset").await?;
+        assert_eq!(difference(&before, &after), Vec::<String>::new(), "push {round}");
+        let sql = format!("SELECT count(*) FROM public.dataset WHERE round = {round} AND twice = 2 * id AND note = 'x'");
+        assert_eq!(hosted.number(&sql).await?, 500);
+    }
+    for (round, expected) in [(3, 1), (4, 2)] {
+        let report = hosted.rollback(&options, &format!("r{round}")).await?;
+        assert_eq!(report.warnings, Vec::<String>::new());
+        let after = hosted.facts("public.dataset").await?;
+        assert_eq!(difference(&before, &after), Vec::<String>::new(), "rollback {round}");
+        assert_eq!(hosted.number("SELECT min(round)::int8 FROM public.dataset").await?, expected);
+    }
+    // No number is given twice, whichever table is live.
+    let next = "INSERT INTO public.dataset (id, round) VALUES (-1, 9) RETURNING nr::int8";
+    let next: i64 = hosted.owner.query_one(next, &[]).await?.get(0);
+    assert!(next > 1000 + 5 * (100 + 500 + 500 - 1), "{next}");
+    assert_eq!(hosted.number("SELECT count(*) - count(DISTINCT ticket) FROM public.dataset").await?, 0);
+    assert_eq!(hosted.run_schemas().await?, Vec::<String>::new());
+
+    let backup = hosted.facts("public._backup_training_push").await?;
+    assert!(backup[0].contains("rls t"), "{}", backup[0]);
+    let strangers = backup.iter().filter(|fact| fact.starts_with("privilege") && !fact.contains("to app"));
+    assert_eq!(strangers.count(), 0, "{backup:#?}");
+    // The sequence went along with the live table, so the backup can be dropped.
+    hosted.owner.batch_execute("DROP TABLE public._backup_training_push").await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_names_survive() -> Result<()> {
+    let hosted = Hosted::new("push_odd").await?;
+    let long = "Ä".repeat(31);
+    hosted
+        .owner
+        .batch_execute(&format!(
+            r#"CREATE SCHEMA "Odd ""one"""; CREATE TABLE "Odd ""one"""."it's %s {{a}} $$table" (id bigint GENERATED ALWAYS AS IDENTITY,
+                 "na""me" text, "round" int, CONSTRAINT "{long}" PRIMARY KEY (id));
+               CREATE INDEX "{long}x" ON "Odd ""one"""."it's %s {{a}} $$table" ("na""me");
+               CREATE INDEX "{long}y" ON "Odd ""one"""."it's %s {{a}} $$table" ("round") WHERE "na""me" <> '$$ it''s';
+               GRANT SELECT ("na""me") ON "Odd ""one"""."it's %s {{a}} $$table" TO anon;
+               CREATE POLICY "it's %s" ON "Odd ""one"""."it's %s {{a}} $$table" USING ("na""me" <> 'a''b');
+               COMMENT ON COLUMN "Odd ""one"""."it's %s {{a}} $$table"."na""me" IS 'it''s \ a "comment" $$'"#
+        ))
+        .await?;
+    let mut options = TargetOptions::new(TableName::new("Odd \"one\"", "it's %s {a} $$table"), vec!["id".to_owned()]);
+    options.backup = "back\"up 'it's".to_owned();
+    let batch = rows(1, 50, 1);
+    let columns = ["id", "na\"me", "round"].into_iter().zip(batch.columns().iter().map(Arc::clone));
+    let batch = RecordBatch::try_from_iter_with_nullable(columns.map(|(name, array)| (name, array, true)))?;
+    let table = "\"Odd \"\"one\"\"\".\"it's %s {a} $$table\"";
+    let before = hosted.facts(table).await?;
+    hosted.push(&options, "Run-1 with \"odd' name", batch.clone()).await?;
+    hosted.push(&options, "r2", batch).await?;
+    assert_eq!(difference(&before, &hosted.facts(table).await?), Vec::<String>::new());
+    hosted.rollback(&options, "r3").await?;
+    assert_eq!(difference(&before, &hosted.facts(table).await?), Vec::<String>::new());
+    assert_eq!(hosted.number(&format!("SELECT count(*) FROM {table}")).await?, 49);
+    Ok(())
+}
+
+/// Waits until a query answers true.
+async fn until(admin: &Client, what: &str, sql: &str) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !admin.query_one(sql, &[]).await?.get::<_, bool>(0) {
+        anyhow::ensure!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}
+
+/// Whether a push of this database waits for a lock.
+const PUSH_WAITS: &str = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
+     AND application_name LIKE 'racealpha push%' AND wait_event_type = 'Lock')";
+const NO_PUSH_WAITS: &str = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
+     AND application_name LIKE 'racealpha push%' AND wait_event_type = 'Lock')";
+const NO_PUSH_SESSION: &str = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
+     AND application_name LIKE 'racealpha push%')";
+
+/// A push on a task of its own, whose dataset stops half-way until it is told to go on.
+struct HeldPush {
+    task: tokio::task::JoinHandle<Result<PushReport, PushError>>,
+    reached: tokio::sync::oneshot::Receiver<()>,
+    go_on: tokio::sync::oneshot::Sender<()>,
+    cancel: CancellationToken,
+}
+
+impl HeldPush {
+    fn start(hosted: &Hosted, options: &TargetOptions, run: &'static str, first: RecordBatch, rest: RecordBatch) -> Self {
+        let (reached_sender, reached) = tokio::sync::oneshot::channel();
+        let (go_on, wait) = tokio::sync::oneshot::channel();
+        let cancel = CancellationToken::new();
+        let (url, options, token) = (hosted.url.clone(), options.clone(), cancel.clone());
+        let rows = u64::try_from(first.num_rows() + rest.num_rows()).unwrap();
+        let schema = first.schema();
+        let task = tokio::spawn(async move {
+            let held = stream::once(async move {
+                let _ = reached_sender.send(());
+                let _ = wait.await;
+                Ok(rest)
+            });
+            let batches = futures::StreamExt::chain(stream::iter([Ok(first)]), held);
+            let dataset = Dataset { schema, rows, batches };
+            push::push(&url, &options, dataset, run, &Progress::new(), &token).await
+        });
+        Self { task, reached, go_on, cancel }
+    }
+}
+
+/// The live table, its backup and the schemas, for "nothing was changed".
+async fn state(hosted: &Hosted) -> Result<Vec<String>> {
+    let mut state = hosted.facts("public.dataset").await?;
+    state.extend(hosted.texts("SELECT format('oid %s', 'public.dataset'::regclass::oid)").await?);
+    state.extend(hosted.texts("SELECT format('row %s', d) FROM public.dataset d ORDER BY id").await?);
+    state.extend(hosted.texts("SELECT 'relation ' || oid || relname FROM pg_class WHERE relkind IN ('r', 'i', 'S') AND relnamespace = 'public'::regnamespace ORDER BY 1").await?);
+    state.extend(hosted.run_schemas().await?);
+    Ok(state)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_never_see_an_error_or_an_empty_table() -> Result<()> {
+    let hosted = Hosted::new("push_readers").await?;
+    hosted.owner.batch_execute(PLAIN).await?;
+    let stop = CancellationToken::new();
+    let mut readers = Vec::new();
+    for reader in 0..4 {
+        let (client, stop) = (connect(&hosted.url_text).await?, stop.clone());
+        readers.push(tokio::spawn(async move {
+            let sql = "SELECT count(*), count(DISTINCT round), max(name) FROM public.dataset";
+            let statement = client.prepare(sql).await?;
+            let (mut reads, mut longest) = (0_u32, Duration::ZERO);
+            while !stop.is_cancelled() {
+                let started = Instant::now();
+                let (rows, rounds): (i64, i64) = match reader % 2 {
+                    0 => {
+                        let row = client.query_one(&statement, &[]).await?;
+                        (row.get(0), row.get(1))
+                    }
+                    _ => {
+                        let messages = client.simple_query(sql).await?;
+                        let row = messages.iter().find_map(|message| match message {
+                            tokio_postgres::SimpleQueryMessage::Row(row) => Some(row),
+                            _ => None,
+                        });
+                        let row = row.context("a row")?;
+                        (row.get(0).unwrap_or("0").parse()?, row.get(1).unwrap_or("0").parse()?)
+                    }
+                };
+                longest = longest.max(started.elapsed());
+                anyhow::ensure!((rows == 100 || rows == 2000) && rounds == 1, "{rows} rows of {rounds} rounds");
+                reads += 1;
+            }
+            anyhow::Ok((reads, longest))
+        }));
+    }
+    for round in 1..=5 {
+        hosted.push(&options(), &format!("r{round}"), rows(0, 2000, round)).await?;
+    }
+    hosted.rollback(&options(), "r6").await?;
+    stop.cancel();
+    for reader in readers {
+        let (reads, longest) = reader.await??;
+        assert!(reads > 10, "{reads}");
+        assert!(longest < Duration::from_secs(2), "{longest:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_snapshot_sees_a_full_table() -> Result<()> {
+    let hosted = Hosted::new("push_snapshot").await?;
+    hosted.owner.batch_execute(PLAIN).await?;
+    hosted.admin.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT pg_current_snapshot()").await?;
+    hosted.push(&options(), "r1", rows(0, 1000, 1)).await?;
+    assert_eq!(hosted.number("SELECT count(*) FROM public.dataset").await?, 1000);
+    hosted.admin.batch_execute("COMMIT").await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_swap_behind_a_long_select_tries_again() -> Result<()> {
+    let hosted = Hosted::new("push_retry").await?;
+    hosted.owner.batch_execute(PLAIN).await?;
+    hosted.owner.batch_execute("BEGIN; SELECT count(*) FROM public.dataset").await?;
+    let (url, options) = (hosted.url.clone(), options());
+    let pushing = tokio::spawn(async move {
+        let cancel = CancellationToken::new();
+        push::push(&url, &options, dataset(rows(0, 10, 1)), "r1", &Progress::new(), &cancel).await
+    });
+    until(&hosted.admin, "the push waits for the lock", PUSH_WAITS).await?;
+    until(&hosted.admin, "the push has given up waiting", NO_PUSH_WAITS).await?;
+    // While the select goes on, other readers come and go.
+    assert_eq!(hosted.number("SELECT count(*) FROM public.dataset").await?, 100);
+    // Nobody but the owner sees what is being prepared.
+    let exposed = "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, pg_roles r
+         WHERE n.nspname = '_push_r1' AND c.relkind IN ('r', 'S') AND r.rolname IN ('anon', 'authenticated', 'service_role')
+           AND (has_schema_privilege(r.oid, n.oid, 'USAGE') OR c.relkind = 'r' AND NOT has_table_privilege('app', c.oid, 'SELECT'))";
+    assert_eq!(hosted.number(exposed).await?, 0);
+    hosted.owner.batch_execute("COMMIT").await?;
+    let report = pushing.await??;
+    assert!(report.swap.attempts >= 2, "{:?}", report.swap);
+    assert_eq!(hosted.number("SELECT count(*) FROM public.dataset").await?, 10);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_swap_that_never_gets_its_lock_changes_nothing_and_says_who_holds_it() -> Result<()> {
+    let hosted = Hosted::new("push_timeout").await?;
+    hosted.owner.batch_execute(PLAIN).await?;
+    let before = state(&hosted).await?;
+    hosted.owner.batch_execute("SET application_name = 'a long report'; BEGIN; SELECT count(*) FROM public.dataset").await?;
+    let mut options = options();
+    options.swap_deadline = Duration::from_millis(100);
+    let error = hosted.push(&options, "r1", rows(0, 10, 1)).await.unwrap_err();
+    let PushError::SwapTimedOut { attempts: 1, blockers, .. } = &error else { panic!("{error:?}") };
+    assert!(blockers.iter().any(|blocker| blocker.contains("a long report")), "{blockers:?}");
+    assert_eq!(state(&hosted).await?, before);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_push_says_who_is_pushing() -> Result<()> {
+    let hosted = Hosted::new("push_locked").await?;
+    hosted.owner.batch_execute(PLAIN).await?;
+    let held = HeldPush::start(&hosted, &options(), "first", rows(0, 10, 1), rows(10, 20, 1));
+    held.reached.await?;
+    let error = hosted.push(&options(), "second", rows(0, 10, 2)).await.unwrap_err();
+    let PushError::Locked { by, .. } = &error else { panic!("{error:?}") };
+    assert!(by.contains("racealpha push first"), "{by}");
+    let error = hosted.rollback(&options(), "third").await.unwrap_err();
+    assert!(matches!(error, PushError::Locked { .. }), "{error:?}");
+    held.go_on.send(()).ok();
+    assert_eq!(held.task.await??.rows, 20);
+    assert_eq!(hosted.number("SELECT count(*) FROM public.dataset WHERE round = 1").await?, 20);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_killed_while_loading_changes_nothing() -> Result<()> {
+    let hosted = Hosted::new("push_killed").await?;
+    hosted.owner.batch_execute(PLAIN).await?;
+    let before = state(&hosted).await?;
+    let held = HeldPush::start(&hosted, &options(), "r1", rows(0, 10, 1), rows(10, 20, 1));
+    held.reached.await?;
+    let kill = "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity
+         WHERE datname = current_database() AND application_name = 'racealpha push r1'";
+    assert_eq!(hosted.number(kill).await?, 1);
+    held.go_on.send(()).ok();
+    let error = held.task.await?.unwrap_err();
+    assert!(matches!(error, PushError::Lost { .. }), "{error:?}");
+    assert!(error.is_transient());
+    assert_eq!(state(&hosted).await?, before);
+    assert_eq!(hosted.push(&options(), "r2", rows(0, 10, 2)).await?.rows, 10);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_load_changes_nothing() -> Result<()> {
+    let hosted = Hosted::new("push_cancel").await?;
+    hosted.owner.batch_execute(PLAIN).await?;
+    let before = state(&hosted).await?;
+    let held = HeldPush::start(&hosted, &options(), "r1", rows(0, 10, 1), rows(10, 20, 1));
+    held.reached.await?;
+    let asked = Instant::now();
+    held.cancel.cancel();
+    let error = held.task.await?.unwrap_err();
+    assert!(matches!(error, PushError::Cancelled { .. }), "{error:?}");
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert_eq!(state(&hosted).await?, before);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_killed_while_it_waits_for_the_swap_is_replaced() -> Result<()> {
+    let hosted = Hosted::new("push_swap_killed").await?;
+    hosted.owner.batch_execute(PLAIN).await?;
+    hosted.owner.batch_execute("BEGIN; SELECT count(*) FROM public.dataset").await?;
+    let held = HeldPush::start(&hosted, &options(), "r1", rows(0, 10, 1), rows(10, 20, 1));
+    held.go_on.send(()).ok();
+    until(&hosted.admin, "the push waits for the lock", PUSH_WAITS).await?;
+    let kill = "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity
+         WHERE datname = current_database() AND application_name = 'racealpha push r1' AND wait_event_type = 'Lock'";
+    hosted.number(kill).await?;
+    hosted.owner.batch_execute("COMMIT").await?;
+    assert_eq!(held.task.await??.rows, 20);
+    assert_eq!(hosted.number("SELECT count(*) FROM public.dataset WHERE round = 1").await?, 20);
+    assert_eq!(hosted.run_schemas().await?, Vec::<String>::new());
+    Ok(())
+}
+
+/// A proxy that passes everything on, until the swap's message has gone through: then it cuts the client off, lets the
+/// server finish, and passes on nothing of its answer.
+async fn cutting_proxy(server_port: u16) -> Result<u16> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;
+    let port = listener.local_addr()?.port();
+    let cut = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let Ok(server) = tokio::net::TcpStream::connect(("127.0.0.1", server_port)).await else { return };
+            let (mut from_client, mut to_client) = client.into_split();
+            let (mut from_server, mut to_server) = server.into_split();
+            let done = CancellationToken::new();
+            let (cut, closing) = (Arc::clone(&cut), done.clone());
+            tokio::spawn(async move {
+                let mut buffer = vec![0; 1 << 20];
+                let mut seen = Vec::new();
+                while let Ok(count) = from_client.read(&mut buffer).await {
+                    if count == 0 {
+                        return;
+                    }
+                    seen.extend_from_slice(&buffer[..count]);
+                    let swap = seen.windows(12).any(|window| window == b"NOTIFY pgrst");
+                    let whole = seen.ends_with(b"COMMIT\0");
+                    if swap && !cut.load(std::sync::atomic::Ordering::SeqCst) {
+                        closing.cancel();
+                    }
+                    if to_server.write_all(&buffer[..count]).await.is_err() {
+                        return;
+                    }
+                    if swap && whole && !cut.swap(true, std::sync::atomic::Ordering::SeqCst) {
+                        // Hold the server's side open until it has answered; see the other direction.
+                        std::future::pending::<()>().await;
+                    }
+                    if seen.len() > 1 << 20 {
+                        seen.clear();
+                    }
+                }
+            });
+            tokio::spawn(async move {
+                let mut buffer = vec![0; 1 << 16];
+                loop {
+                    let cut_off = done.is_cancelled();
+                    match from_server.read(&mut buffer).await {
+                        Ok(0) | Err(_) => return,
+                        // The answer to the swap: both sides close now.
+                        Ok(_) if cut_off || done.is_cancelled() => return,
+                        Ok(count) => {
+                            if to_client.write_all(&buffer[..count]).await.is_err() {
+                                return;
+                            }
+                        }
+                    }
+                }
+            });
+        }
+    });
+    Ok(port)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_swap_whose_answer_was_lost_is_found_to_have_happened() -> Result<()> {
+    let hosted = Hosted::new("push_answer_lost").await?;
+    hosted.owner.batch_execute(PLAIN).await?;
+    let mut url: url::Url = hosted.url_text.parse()?;
+    let port = cutting_proxy(url.port().context("a port")?).await?;
+    url.set_port(Some(port)).ok().context("a port")?;
+    let url: DatabaseUrl = url.as_str().parse()?;
+    let cancel = CancellationToken::new();
+    let report = push::push(&url, &options(), dataset(rows(0, 10, 1)), "r1", &Progress::new(), &cancel).await?;
+    assert_eq!((report.rows, report.swap.attempts), (10, 1));
+    assert_eq!(hosted.number("SELECT count(*) FROM public.dataset WHERE round = 1").await?, 10);
+    assert_eq!(hosted.run_schemas().await?, Vec::<String>::new());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_push_left_is_removed_by_the_next() -> Result<()> {
+    let hosted = Hosted::new("push_orphan").await?;
+    hosted.owner.batch_execute(PLAIN).await?;
+    hosted.owner.batch_execute("BEGIN; SELECT count(*) FROM public.dataset").await?;
+    let held = HeldPush::start(&hosted, &options(), "r1", rows(0, 10, 1), rows(10, 20, 1));
+    held.go_on.send(()).ok();
+    until(&hosted.admin, "the push waits for the lock", PUSH_WAITS).await?;
+    held.task.abort();
+    hosted.owner.batch_execute("COMMIT").await?;
+    until(&hosted.admin, "the killed push's session has ended", NO_PUSH_SESSION).await?;
+    if hosted.run_schemas().await?.is_empty() {
+        // The server may finish a swap whose client has died; then there is nothing left to remove but the backup.
+        assert_eq!(hosted.number("SELECT count(*) FROM public.dataset WHERE round = 1").await?, 20);
+    }
+    // Somebody else's schema with such a name is none of ours.
+    hosted.owner.batch_execute("CREATE SCHEMA _push_of_somebody_else").await?;
+    hosted.push(&options(), "r2", rows(0, 30, 2)).await?;
+    assert_eq!(hosted.run_schemas().await?, ["_push_of_somebody_else"]);
+    assert_eq!(hosted.number("SELECT count(*) FROM public.dataset WHERE round = 2").await?, 30);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_while_a_push_is_under_way_is_carried_too() -> Result<()> {
+    let hosted = Hosted::new("push_drift").await?;
+    hosted.owner.batch_execute(PLAIN).await?;
+    hosted.owner.batch_execute("COMMENT ON COLUMN public.dataset.name IS 'old'; CREATE INDEX gone ON public.dataset (round); ALTER TABLE public.dataset SET (fillfactor = 50)").await?;
+    let held = HeldPush::start(&hosted, &options(), "r1", rows(0, 10, 1), rows(10, 20, 1));
+    held.reached.await?;
+    hosted
+        .owner
+        .batch_execute(
+            "GRANT INSERT ON public.dataset TO anon; COMMENT ON TABLE public.dataset IS 'new';
+             COMMENT ON COLUMN public.dataset.name IS NULL; CREATE INDEX added ON public.dataset (name);
+             BEGIN; SELECT count(*) FROM public.dataset",
+        )
+        .await?;
+    held.go_on.send(()).ok();
+    until(&hosted.admin, "the push waits for the lock", PUSH_WAITS).await?;
+    hosted
+        .owner
+        .batch_execute(
+            "DROP INDEX public.gone; ALTER TABLE public.dataset RESET (fillfactor), ENABLE ROW LEVEL SECURITY;
+             CREATE POLICY late ON public.dataset USING (round > 0); COMMIT",
+        )
+        .await?;
+    let before = hosted.facts("public.dataset").await?;
+    assert_eq!(held.task.await??.rows, 20);
+    assert_eq!(hosted.number("SELECT count(*) FROM public.dataset WHERE round = 1").await?, 20);
+    assert_eq!(difference(&before, &hosted.facts("public.dataset").await?), Vec::<String>::new());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_the_target_cannot_hold_names_its_row_and_changes_nothing() -> Result<()> {
+    let hosted = Hosted::new("push_value").await?;
+    hosted.owner.batch_execute(PLAIN).await?;
+    let before = state(&hosted).await?;
+    let batch = rows(0, 70_000, 1);
+    let mut rounds = vec![1_i64; 70_000];
+    rounds[66_666] = 1 << 40;
+    let columns: [(&str, ArrayRef); 3] = [
+        ("id", Arc::clone(batch.column(0))),
+        ("name", Arc::clone(batch.column(1))),
+        ("round", Arc::new(Int64Array::from(rounds))),
+    ];
+    let batch = RecordBatch::try_from_iter(columns)?;
+    let error = hosted.push(&options(), "r1", batch).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "public.dataset, column round, row 66666 (id=66666): the value is out of range; nothing was changed"
+    );
+    assert_eq!(state(&hosted).await?, before);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_the_server_refuses_change_nothing() -> Result<()> {
+    let hosted = Hosted::new("push_refused").await?;
+    hosted.owner.batch_execute(PLAIN).await?;
+    hosted
+        .owner
+        .batch_execute(
+            "ALTER TABLE public.dataset ADD CONSTRAINT small CHECK (round < 5);
+             CREATE FUNCTION public.disk(round int) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN
+               IF round = 4 THEN RAISE 'no space left on device' USING ERRCODE = '53100'; END IF; RETURN true; END $$;
+             ALTER TABLE public.dataset ADD CONSTRAINT space CHECK (public.disk(round));",
+        )
+        .await?;
+    let before = state(&hosted).await?;
+    let error = hosted.push(&options(), "r1", rows(0, 10, 9)).await.unwrap_err();
+    assert!(matches!(error, PushError::ServerRefused { .. }), "{error:?}");
+    let error = hosted.push(&options(), "r2", rows(0, 10, 4)).await.unwrap_err();
+    assert!(matches!(error, PushError::DiskFull { .. }), "{error:?}");
+    let twice = arrow::compute::concat_batches(&rows(0, 1, 1).schema(), [&rows(0, 10, 1), &rows(3, 4, 1)])?;
+    let error = hosted.push(&options(), "r3", twice).await.unwrap_err();
+    assert!(matches!(error, PushError::ServerRefused { step: "build an index", .. }), "{error:?}");
+    let mut short = dataset(rows(0, 10, 1));
+    short.rows = 11;
+    let cancel = CancellationToken::new();
+    let error = push::push(&hosted.url, &options(), short, "r4", &Progress::new(), &cancel).await.unwrap_err();
+    assert!(matches!(error, PushError::Verify { .. }), "{error:?}");
+    assert_eq!(state(&hosted).await?, before);
+    Ok(())
+}
+
+/// The objects that block a push.
+fn blocked(error: PushError) -> Vec<String> {
+    match error {
+        PushError::Blocked { blockers, .. } => blockers.into_iter().map(|blocker| blocker.object).collect(),
+        error => panic!("{error:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_carried_is_refused_by_name() -> Result<()> {
+    let hosted = Hosted::new("push_blocked").await?;
+    hosted.owner.batch_execute(PLAIN).await?;
+    hosted.admin.batch_execute("CREATE EXTENSION IF NOT EXISTS pg_trgm SCHEMA public").await?;
+    let cases = [
+        ("CREATE FUNCTION public.f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; CREATE TRIGGER t BEFORE INSERT ON public.dataset FOR EACH ROW EXECUTE FUNCTION public.f()", "DROP FUNCTION public.f CASCADE", "trigger t on table public.dataset"),
+        ("CREATE RULE r AS ON DELETE TO public.dataset DO ALSO NOTIFY x", "DROP RULE r ON public.dataset", "rule r on table public.dataset"),
+        ("CREATE VIEW public.v AS SELECT id FROM public.dataset", "DROP VIEW public.v", "view public.v"),
+        ("CREATE MATERIALIZED VIEW public.m AS SELECT id FROM public.dataset", "DROP MATERIALIZED VIEW public.m", "materialized view public.m"),
+        ("CREATE VIEW public.g AS SELECT id, name FROM public.dataset GROUP BY id", "DROP VIEW public.g", "view public.g"),
+        ("CREATE TABLE public.child (id bigint REFERENCES public.dataset)", "DROP TABLE public.child", "constraint child_id_fkey on table public.child"),
+        ("CREATE TABLE public.parent (id int PRIMARY KEY); ALTER TABLE public.dataset ADD CONSTRAINT up FOREIGN KEY (round) REFERENCES public.parent NOT VALID", "DROP TABLE public.parent CASCADE", "constraint up on table public.dataset"),
+        ("CREATE STATISTICS public.s ON name, round FROM public.dataset", "DROP STATISTICS public.s", "statistics object public.s"),
+        ("CREATE TABLE public.heir () INHERITS (public.dataset)", "DROP TABLE public.heir", "inheritance between public.heir and public.dataset"),
+        ("CREATE PUBLICATION p FOR TABLE public.dataset", "DROP PUBLICATION p", "publication p"),
+        ("CREATE FUNCTION public.whole(d public.dataset) RETURNS text LANGUAGE sql AS 'SELECT $1.name'", "DROP FUNCTION public.whole", "function public.whole(public.dataset)"),
+        ("CREATE FUNCTION public.body() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT count(*) FROM public.dataset; END", "DROP FUNCTION public.body", "function public.body()"),
+        ("CREATE TABLE public.other (d public.dataset)", "DROP TABLE public.other", "column d of table public.other"),
+        ("CREATE TABLE public.guarded (id bigint); CREATE POLICY p ON public.guarded USING (id IN (SELECT id FROM public.dataset))", "DROP TABLE public.guarded", "policy p on table public.guarded"),
+    ];
+    for (create, drop, object) in cases {
+        hosted.owner.batch_execute(create).await.context(create)?;
+        let before = state(&hosted).await?;
+        let objects = blocked(hosted.push(&options(), "r1", rows(0, 10, 1)).await.unwrap_err());
+        assert!(objects.iter().any(|found| found == object), "{object}: {objects:?}");
+        assert_eq!(state(&hosted).await?, before, "{object}");
+        hosted.owner.batch_execute(drop).await.context(drop)?;
+    }
+    hosted.admin.batch_execute("CREATE PUBLICATION everything FOR ALL TABLES").await?;
+    assert_eq!(blocked(hosted.push(&options(), "r1", rows(0, 10, 1)).await.unwrap_err()), ["publication everything"]);
+    hosted.admin.batch_execute("DROP PUBLICATION everything; CREATE ROLE stranger; ALTER TABLE public.dataset OWNER TO stranger").await?;
+    assert_eq!(blocked(hosted.push(&options(), "r1", rows(0, 10, 1)).await.unwrap_err()), ["table public.dataset"]);
+    hosted.admin.batch_execute("ALTER TABLE public.dataset OWNER TO app; DROP ROLE stranger").await?;
+    hosted.owner.batch_execute("CREATE TABLE public._backup_training_push (mine int)").await?;
+    let objects = blocked(hosted.push(&options(), "r1", rows(0, 10, 1)).await.unwrap_err());
+    assert_eq!(objects, ["table public._backup_training_push"]);
+    let error = hosted.rollback(&options(), "r1").await.unwrap_err();
+    assert!(matches!(error, PushError::NoBackup { .. }), "{error:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_that_do_not_match_are_listed_together() -> Result<()> {
+    let hosted = Hosted::new("push_columns").await?;
+    hosted
+        .owner
+        .batch_execute(
+            "CREATE TABLE public.dataset (id bigint PRIMARY KEY, name int, made timestamptz DEFAULT now(),
+               twice bigint GENERATED ALWAYS AS (id * 2) STORED, needed int NOT NULL, wanted int)",
+        )
+        .await?;
+    let objects = blocked(hosted.push(&options(), "r1", rows(0, 10, 1)).await.unwrap_err());
+    assert_eq!(objects, ["column round", "column needed", "column wanted", "column name"]);
+    hosted.owner.batch_execute("ALTER TABLE public.dataset DROP needed, DROP name").await?;
+    let mut options = options();
+    (options.missing_columns, options.new_columns) = (MissingColumns::Null, NewColumns::Ignore);
+    hosted.push(&options, "r1", rows(0, 10, 1)).await?;
+    let before = hosted.facts("public.dataset").await?;
+    options.new_columns = NewColumns::Add;
+    let plan = push::plan(&hosted.owner, &options, &rows(0, 1, 1).schema()).await?;
+    let added = [("name".to_owned(), "text".to_owned()), ("round".to_owned(), "integer".to_owned())];
+    assert_eq!(plan.columns.added, added);
+    hosted.push(&options, "r2", rows(0, 10, 1)).await?;
+    let after = hosted.facts("public.dataset").await?;
+    let difference = difference(&before, &after);
+    assert_eq!(difference.len(), 2, "{difference:#?}");
+    assert!(difference.iter().all(|line| line.starts_with("+ column")), "{difference:#?}");
+    assert_eq!(hosted.number("SELECT sum(round)::int8 FROM public.dataset").await?, 10);
+    // The backup lacks them; the rollback says so.
+    let report = hosted.rollback(&options, "r3").await?;
+    assert_eq!(report.warnings.len(), 2, "{:?}", report.warnings);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_is_a_member_of_the_owner_may_push() -> Result<()> {
+    let hosted = Hosted::new("push_member").await?;
+    hosted
+        .admin
+        .batch_execute(
+            "SELECT pg_advisory_lock(4711);
+             DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'team') THEN CREATE ROLE team; END IF; END $$;
+             SELECT pg_advisory_unlock(4711); GRANT team TO app; GRANT ALL ON SCHEMA public TO team;
+             CREATE TABLE public.dataset (id bigint PRIMARY KEY, name text, round int, nr int GENERATED ALWAYS AS IDENTITY);
+             INSERT INTO public.dataset VALUES (1, 'old', 0); ALTER TABLE public.dataset OWNER TO team;
+             ALTER TABLE public.dataset ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
+        )
+        .await?;
+    let before = hosted.facts("public.dataset").await?;
+    hosted.push(&options(), "r1", rows(0, 10, 1)).await?;
+    assert_eq!(difference(&before, &hosted.facts("public.dataset").await?), Vec::<String>::new());
+    hosted.rollback(&options(), "r2").await?;
+    assert_eq!(difference(&before, &hosted.facts("public.dataset").await?), Vec::<String>::new());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_shows_table_and_backup() -> Result<()> {
+    let hosted = Hosted::new("push_status").await?;
+    assert!(push::target_status(&hosted.owner, &options()).await?.is_none());
+    assert!(push::backup_status(&hosted.owner, &options()).await?.is_none());
+    hosted.owner.batch_execute(PLAIN).await?;
+    hosted.push(&options(), "r1", rows(0, 1000, 1)).await?;
+    let target = push::target_status(&hosted.owner, &options()).await?.context("a target")?;
+    assert_eq!(target.rows_estimated, Some(1000));
+    assert!(target.bytes > 0);
+    let backup = push::backup_status(&hosted.owner, &options()).await?.context("a backup")?;
+    assert_eq!((backup.run_id.as_str(), backup.table), ("r1", options().backup_table()));
+    let error = hosted.rollback(&TargetOptions { backup: "none".to_owned(), ..options() }, "r2").await.unwrap_err();
+    assert!(matches!(error, PushError::NoBackup { .. }), "{error:?}");
+    Ok(())
+}
