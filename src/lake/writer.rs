@@ -22,11 +22,15 @@ use super::{DataFile, Lake, LakeError, PartitionTransform, ValueRange, Version};
 /// Rows of a row group at most: large enough for dictionaries, small enough to skip and to read in parallel.
 const ROW_GROUP_ROWS_MAX: usize = 250_000;
 /// Encoded bytes that the open row groups of one writer may hold in memory together.
-const ROW_GROUP_BYTES_MAX: usize = 16 << 20;
+const ROW_GROUP_BYTES_MAX: usize = 8 << 20;
 /// Files one writer keeps open; with more partitions at once the fullest is closed.
 const OPEN_FILES_MAX: usize = 32;
 /// Encoded bytes are handed to the store in pieces of this size.
 const UPLOAD_BYTES: usize = 1 << 20;
+/// Size of an uploaded part: the least that object stores take.
+const PART_BYTES: usize = 5 << 20;
+/// Parts on their way to the store at once.
+const PARTS_IN_FLIGHT_MAX: usize = 2;
 
 /// Where a table's files go and how its rows are spread over them.
 #[derive(Debug, Clone)]
@@ -228,7 +232,8 @@ impl OpenFile {
         let encoded = Encoded::default();
         let encoder = ArrowWriter::try_new(encoded.clone(), Arc::clone(schema), Some(properties()))
             .map_err(|source| write_error(&path, source))?;
-        let upload = BufWriter::new(Arc::clone(lake.store()), path.clone());
+        let upload = BufWriter::with_capacity(Arc::clone(lake.store()), path.clone(), PART_BYTES)
+            .with_max_concurrency(PARTS_IN_FLIGHT_MAX);
         Ok(Self { runtime, path, encoder, encoded, upload, bytes: 0 })
     }
 

@@ -475,10 +475,10 @@ impl Worker {
         while let Some(bytes) = stream.next().await? {
             decoder.push(&bytes).map_err(decode_failed)?;
             if decoder.block_bytes() >= BLOCK_BYTES {
-                share.take_block(&mut decoder, pulling, range).await?;
+                share.take_block(&mut decoder, pulling, range, &self.cancel).await?;
             }
         }
-        share.take_block(&mut decoder, pulling, range).await?;
+        share.take_block(&mut decoder, pulling, range, &self.cancel).await?;
         decoder.finish().map_err(decode_failed)?;
         Ok(())
     }
@@ -491,7 +491,11 @@ impl TableShare {
         decoder: &mut CopyDecoder,
         pulling: &Pulling,
         range: CopyRange,
+        cancel: &CancellationToken,
     ) -> Result<(), PipelineError> {
+        if cancel.is_cancelled() {
+            return Err(SourceError::Cancelled.into());
+        }
         let (block, bytes) = (decoder.block(), decoder.block_bytes());
         self.builder.append(block, bytes).map_err(|source| value_error(pulling, range, source))?;
         pulling.work.add(block.rows() as u64, bytes as u64);

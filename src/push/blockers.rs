@@ -153,7 +153,7 @@ fn dependents_sql() -> String {
             AND d.refclassid = 'pg_class'::regclass AND d.classid = 'pg_class'::regclass AND d.deptype = 'i' \
             JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'), \
      dependents AS ( \
-        SELECT DISTINCT d.classid, d.objid FROM family f \
+        SELECT DISTINCT d.classid, d.objid, d.objsubid FROM family f \
         JOIN pg_depend d ON d.refclassid = f.classid AND d.refobjid = f.objid \
         WHERE d.deptype IN ('n', 'a', 'x') AND NOT EXISTS (SELECT FROM family o WHERE o.classid = d.classid AND o.objid = d.objid)), \
      known AS ( \
@@ -173,7 +173,7 @@ fn dependents_sql() -> String {
             FROM dependents d JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid \
             JOIN pg_class v ON v.oid = r.ev_class AND v.relkind IN ('v', 'm') \
         UNION ALL \
-        SELECT pg_describe_object(d.classid, d.objid, 0), 'other' FROM dependents d \
+        SELECT pg_describe_object(d.classid, d.objid, d.objsubid), 'other' FROM dependents d \
             LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid \
             LEFT JOIN pg_class v ON v.oid = r.ev_class AND v.relkind IN ('v', 'm') \
             WHERE v.oid IS NULL AND NOT EXISTS (SELECT FROM known k WHERE k.classid = d.classid AND k.objid = d.objid) \

@@ -158,14 +158,7 @@ async fn try_clean_up(
 ) -> Result<(), PushError> {
     let table = &run.options.table;
     let (session, _) = session::open(url, table, run_id).await?;
-    let ours = format!("racealpha push {run_id}");
-    session
-        .execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND application_name = $2",
-            &[&pid, &ours],
-        )
-        .await
-        .map_err(|source| PushError::at("end the failed session", table, source))?;
+    session::end_lost(&session, table, run_id, pid, false).await?;
     session::wait_for_lock(&session, lock, table, swap::OUTCOME_PATIENCE).await?;
     run.schema.remove(&session, table).await
 }

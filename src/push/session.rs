@@ -54,9 +54,13 @@ impl LockKey {
     }
 }
 
+fn application_name(run_id: &str) -> String {
+    format!("racealpha push {run_id}")
+}
+
 /// Opens a session, sets what a push needs, and refuses servers that take no writes.
 pub(super) async fn open(url: &DatabaseUrl, table: &TableName, run_id: &str) -> Result<(Session, Server), PushError> {
-    let session = Session::open(url, &format!("racealpha push {run_id}")).await?;
+    let session = Session::open(url, &application_name(run_id)).await?;
     let server = prepare(&session, url, table).await?;
     Ok((session, server))
 }
@@ -151,4 +155,23 @@ pub(super) async fn wait_for_lock(
         ))
         .await
         .map_err(|source| PushError::at("wait for the lost session to end", table, source))
+}
+
+/// Ends the server's side of a session of this run that we have lost; with `idle_only`, only if it does nothing.
+pub(super) async fn end_lost(
+    client: &Client,
+    table: &TableName,
+    run_id: &str,
+    pid: i32,
+    idle_only: bool,
+) -> Result<(), PushError> {
+    client
+        .execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+             WHERE pid = $1 AND left(application_name, 63) = left($2, 63) AND (state LIKE 'idle%' OR NOT $3)",
+            &[&pid, &application_name(run_id), &idle_only],
+        )
+        .await
+        .map(|_| ())
+        .map_err(|source| PushError::at("end the lost session", table, source))
 }

@@ -33,6 +33,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(15);
 /// How long a lost connection's backend gets to end before the outcome counts as unknown.
 pub(super) const OUTCOME_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the lost backend gets before it is looked at.
+const LOST_SESSION_PATIENCE: Duration = Duration::from_secs(2);
 /// Blockers named in an error at most.
 const BLOCKERS_NAMED: i64 = 5;
 
@@ -373,6 +375,7 @@ pub(super) async fn run(
     let budget_max = server.lock_budget(swap.options.lock_budget);
     let started = Instant::now();
     let mut attempts: u32 = 0;
+    let mut pid = server.pid;
     let mut pause = FIRST_PAUSE;
     loop {
         if cancel.is_cancelled() {
@@ -385,7 +388,7 @@ pub(super) async fn run(
             Attempt::Done { lock_wait_ms, batch_ms } => return Ok(SwapReport { attempts, lock_wait_ms, batch_ms }),
             Attempt::Lost(source) => {
                 tracing::warn!(error = %source, "lost the connection during the swap");
-                *session = reopen(url, swap).await?;
+                (*session, pid) = reopen(url, swap, pid).await?;
                 if committed(session, swap).await? {
                     return Ok(SwapReport { attempts, lock_wait_ms: 0.0, batch_ms: 0.0 });
                 }
@@ -443,16 +446,14 @@ async fn attempt(session: &Session, swap: &Swap<'_>, budget: Duration) -> Result
     Err(PushError::at("swap the tables", table, error))
 }
 
-/// A new session that holds the push lock: whoever had it before has ended, so the outcome is final.
-async fn reopen(url: &DatabaseUrl, swap: &Swap<'_>) -> Result<Session, PushError> {
+/// A new session that holds the push lock: whoever had it before has ended, so the outcome is final. Answers the
+/// session's process id too.
+async fn reopen(url: &DatabaseUrl, swap: &Swap<'_>, lost_pid: i32) -> Result<(Session, i32), PushError> {
     let table = &swap.options.table;
     let deadline = Instant::now() + OUTCOME_PATIENCE;
     loop {
-        let error = match session::open(url, table, swap.run_id).await {
-            Ok((session, _)) => match session::wait_for_lock(&session, swap.lock, table, OUTCOME_PATIENCE).await {
-                Ok(()) => return Ok(session),
-                Err(error) => error,
-            },
+        let error = match open_and_wait(url, swap, lost_pid).await {
+            Ok(opened) => return Ok(opened),
             Err(error) => error,
         };
         if Instant::now() >= deadline {
@@ -460,6 +461,17 @@ async fn reopen(url: &DatabaseUrl, swap: &Swap<'_>) -> Result<Session, PushError
         }
         tokio::time::sleep(FIRST_PAUSE).await;
     }
+}
+
+async fn open_and_wait(url: &DatabaseUrl, swap: &Swap<'_>, lost_pid: i32) -> Result<(Session, i32), PushError> {
+    let table = &swap.options.table;
+    let (session, server) = session::open(url, table, swap.run_id).await?;
+    if let Err(error) = session::wait_for_lock(&session, swap.lock, table, LOST_SESSION_PATIENCE).await {
+        // It holds the lock and does nothing: the batch is over, and the server has not noticed that we are gone.
+        session::end_lost(&session, table, swap.run_id, lost_pid, true).await?;
+        return Err(error);
+    }
+    Ok((session, server.pid))
 }
 
 /// Whether the batch committed, decided by which table stands under the live name.

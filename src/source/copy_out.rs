@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use tokio::time::timeout;
 use tokio_postgres::{Client, CopyOutStream};
 use tokio_util::sync::CancellationToken;
@@ -50,13 +50,23 @@ impl CopyStream {
     /// # Errors
     /// [`SourceError::Copy`], [`SourceError::Stalled`], [`SourceError::Cancelled`].
     pub async fn next(&mut self) -> Result<Option<Bytes>, SourceError> {
-        let piece = tokio::select! {
-            biased;
-            () = self.cancel.cancelled() => return Err(SourceError::Cancelled),
-            piece = timeout(STALL_LIMIT, self.stream.next()) => piece,
+        // Every row is a piece of its own, and most are there already: only a wait needs a timer and a way out.
+        let piece = match self.stream.next().now_or_never() {
+            Some(piece) => piece,
+            None => self.wait().await?,
         };
-        let stalled = |_| SourceError::Stalled { table: self.table.clone(), seconds: STALL_LIMIT.as_secs() };
-        piece.map_err(stalled)?.transpose().map_err(|source| SourceError::Copy { table: self.table.clone(), source })
+        piece.transpose().map_err(|source| SourceError::Copy { table: self.table.clone(), source })
+    }
+
+    async fn wait(&mut self) -> Result<Option<Result<Bytes, tokio_postgres::Error>>, SourceError> {
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Err(SourceError::Cancelled),
+            piece = timeout(STALL_LIMIT, self.stream.next()) => piece.map_err(|_| SourceError::Stalled {
+                table: self.table.clone(),
+                seconds: STALL_LIMIT.as_secs(),
+            }),
+        }
     }
 }
 
