@@ -25,14 +25,13 @@ fn target(name: &str, pg_type: PgType, type_oid: u32, typmod: i32) -> ColumnSche
 fn int8_columns(count: usize, nulls: bool) -> (RecordBatch, Vec<ColumnSchema>) {
     let mut random = ChaCha8Rng::seed_from_u64(7);
     let mut column = || -> ArrayRef {
-        Arc::new(Int64Array::from_iter((0..ROWS).map(|_| {
-            let value = random.random::<i64>();
-            (!nulls || value % 5 != 0).then_some(value)
-        })))
+        let values = (0..ROWS).map(|_| Some(random.random::<i64>()).filter(|value| !nulls || value % 5 != 0));
+        Arc::new(values.collect::<Int64Array>())
     };
-    let columns: Vec<(String, ArrayRef)> = (0..count).map(|index| (format!("c{index}"), column())).collect();
-    let targets = columns.iter().map(|(name, _)| target(name, PgType::Int8, 20, -1)).collect();
-    (RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, a)| (n, a, true))).expect("equal lengths"), targets)
+    let columns: Vec<(String, ArrayRef, bool)> =
+        (0..count).map(|index| (format!("c{index}"), column(), true)).collect();
+    let targets = columns.iter().map(|(name, ..)| target(name, PgType::Int8, 20, -1)).collect();
+    (RecordBatch::try_from_iter_with_nullable(columns).expect("equal lengths"), targets)
 }
 
 fn text_columns() -> (RecordBatch, Vec<ColumnSchema>) {
@@ -60,27 +59,31 @@ fn numeric_columns() -> (RecordBatch, Vec<ColumnSchema>) {
 /// The shape of a training table: keys and names, a date and a time, many numbers with nulls.
 fn mixed_columns() -> (RecordBatch, Vec<ColumnSchema>) {
     let mut random = ChaCha8Rng::seed_from_u64(7);
-    let mut columns: Vec<(String, ArrayRef)> = Vec::new();
+    let mut columns: Vec<(String, ArrayRef, bool)> = Vec::new();
     let mut targets = Vec::new();
     let mut add = |pg_type, oid, array: ArrayRef| {
         let name = format!("c{}", columns.len());
         targets.push(target(&name, pg_type, oid, -1));
-        columns.push((name, array));
+        columns.push((name, array, true));
     };
     let ids = (0..ROWS).map(|row| format!("rw-20240316-{:06}", row / 10));
     add(PgType::Text, 25, Arc::new(StringArray::from_iter_values(ids)));
     let slugs = (0..ROWS).map(|row| format!("some-horse-{row}"));
     add(PgType::Text, 25, Arc::new(StringArray::from_iter_values(slugs)));
-    add(PgType::Date, 1082, Arc::new(Date32Array::from_iter_values((0..ROWS).map(|_| random.random_range(10_000..20_000)))));
+    add(
+        PgType::Date,
+        1082,
+        Arc::new(Date32Array::from_iter_values((0..ROWS).map(|_| random.random_range(10_000..20_000)))),
+    );
     let times = (0..ROWS).map(|_| random.random_range(0..1_700_000_000_000_000));
     add(PgType::Timestamp, 1114, Arc::new(TimestampMicrosecondArray::from_iter_values(times)));
     for _ in 0..30 {
         let values = (0..ROWS).map(|_| random.random_bool(0.8).then(|| random.random::<f64>()));
-        add(PgType::Float8, 701, Arc::new(Float64Array::from_iter(values)));
+        add(PgType::Float8, 701, Arc::new(values.collect::<Float64Array>()));
         let values = (0..ROWS).map(|_| random.random_bool(0.8).then(|| random.random_range(0..100)));
-        add(PgType::Int4, 23, Arc::new(Int32Array::from_iter(values)));
+        add(PgType::Int4, 23, Arc::new(values.collect::<Int32Array>()));
     }
-    (RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, a)| (n, a, true))).expect("equal lengths"), targets)
+    (RecordBatch::try_from_iter_with_nullable(columns).expect("equal lengths"), targets)
 }
 
 fn copy_encode(c: &mut Criterion) {

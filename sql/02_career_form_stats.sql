@@ -1,6 +1,6 @@
--- grain: one row per runner in every table, except horse_runs with one per finish
+-- grain: one row per starter in every table, except horse_runs with one per finish
 -- reads: runners, elo_ratings
--- writes: horse_career, horse_runs, horse_ratings, jockey_career, trainer_career, horse_distance_career, horse_track_career
+-- writes: horse_career, horse_runs, horse_ratings, jockey_career, trainer_career, horse_distance_career, horse_track_career, career_form
 -- why: what was known about horse, jockey and trainer before the race. Earlier days count (first window), and of the
 --      same day only lower race numbers at the same meeting (second window). RANGE over whole numbers leaves out all
 --      peers, so no runner sees its own race.
@@ -27,6 +27,7 @@ SELECT
   horse_key,
   CAST(row_number() OVER so_far AS INTEGER) AS run_number,
   runner_id,
+  race_key,
   day_key,
   total(count(*) OVER last_five) AS runs,
   total(sum(final_position) OVER last_five) AS position_sum,
@@ -72,6 +73,7 @@ FROM seen
 LEFT JOIN elo_ratings AS e ON e.horse_id = seen.horse_id AND e.rating_number = seen.rated_on_earlier_days;
 
 -- Jockeys and trainers have thousands of runs, so their days are summed before the window runs over them.
+-- `jockey_rides_on_earlier_days` is, as with the horse, the number of the last ride before today.
 CREATE OR REPLACE TABLE jockey_career AS
 WITH days AS (
   SELECT jockey_key, day_key, sum(finished) AS rides, sum(won) AS wins, sum(placed) AS places
@@ -103,6 +105,8 @@ today AS (
 )
 SELECT
   runner_id,
+  jockey_key,
+  b.rides AS jockey_rides_on_earlier_days,
   b.rides + t.rides AS jockey_rides,
   b.wins + t.wins AS jockey_wins,
   b.places + t.places AS jockey_places
@@ -140,6 +144,8 @@ today AS (
 )
 SELECT
   runner_id,
+  trainer_key,
+  b.runs AS trainer_runs_on_earlier_days,
   b.runs + t.runs AS trainer_runs,
   b.wins + t.wins AS trainer_wins,
   b.places + t.places AS trainer_places
@@ -172,3 +178,53 @@ WINDOW
   earlier_today AS (
     PARTITION BY horse_key, track_key, meeting_key ORDER BY race_order RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
   );
+
+CREATE OR REPLACE TABLE career_form AS
+SELECT
+  runner_id,
+  h.total_races,
+  h.wins,
+  h.places,
+  coalesce(rounded(mean_of(100 * h.wins, h.total_races), 2), CAST(0 AS DOUBLE)) AS win_percentage,
+  coalesce(rounded(mean_of(100 * h.places, h.total_races), 2), CAST(0 AS DOUBLE)) AS place_percentage,
+  h.total_races = 0 AS is_first_timer,
+  r.day_key - f.day_key AS days_since_last_race,
+  rounded(mean_of(f.position_sum, f.runs), 2) AS last_5_avg_position,
+  frac(coalesce(f.wins, 0), coalesce(f.runs, 0)) AS last_5_win_rate,
+  frac(coalesce(f.places, 0), coalesce(f.runs, 0)) AS last_5_place_rate,
+  frac(coalesce(f.weighted_places, 0), coalesce(f.runs * (f.runs + 1) / 2, 0)) AS form_momentum,
+  CASE
+    WHEN f.runs >= 2 THEN
+      rounded(sqrt(CAST(f.runs * f.position_squares - f.position_sum * f.position_sum AS DOUBLE)) / f.runs, 2)
+  END AS pos_volatility_last5,
+  CASE
+    WHEN f.day_key IS NULL THEN CAST(0.5 AS DOUBLE)
+    WHEN r.day_key - f.day_key <= 14 THEN 1.0
+    WHEN r.day_key - f.day_key <= 28 THEN 0.9
+    WHEN r.day_key - f.day_key <= 42 THEN 0.8
+    WHEN r.day_key - f.day_key <= 60 THEN 0.6
+    WHEN r.day_key - f.day_key <= 90 THEN 0.4
+    ELSE 0.2
+  END AS form_recency_score,
+  e.horse_elo,
+  e.is_elo_default,
+  e.elo_races_count,
+  least(CAST(1 AS DOUBLE), ln(h.total_races + 1) / ln(21)) AS feature_maturity_score,
+  frac(j.jockey_wins, j.jockey_rides) AS jockey_win_rate,
+  frac(j.jockey_places, j.jockey_rides) AS jockey_place_rate,
+  frac(t.trainer_wins, t.trainer_runs) AS trainer_win_rate,
+  frac(t.trainer_places, t.trainer_runs) AS trainer_place_rate,
+  frac(d.wins_at_distance, d.races_at_distance) AS distance_win_rate,
+  d.races_at_distance,
+  frac(k.wins_at_track, k.races_at_track) AS track_win_rate,
+  k.races_at_track,
+  e.is_cross_region_horse,
+  h.total_races > 0 AND h.places = 0 AS never_placed_flag
+FROM runners AS r
+JOIN horse_career AS h USING (runner_id)
+LEFT JOIN horse_runs AS f ON f.horse_key = h.horse_key AND f.run_number = h.runs_on_earlier_days
+JOIN horse_ratings AS e USING (runner_id)
+JOIN jockey_career AS j USING (runner_id)
+JOIN trainer_career AS t USING (runner_id)
+JOIN horse_distance_career AS d USING (runner_id)
+JOIN horse_track_career AS k USING (runner_id);

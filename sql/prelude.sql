@@ -51,7 +51,11 @@ CREATE OR REPLACE MACRO captured(text, pattern) AS nullif(regexp_extract(text, p
 CREATE OR REPLACE MACRO matching_name(name) AS
   lower(trim(replace(regexp_replace(name, '&(#0*39|apos).', '''', 'g'), 'E+', 'E')));
 
--- Ratios as whole hundred-millionths, for exact sums of fractions.
+-- A fraction whose denominator is at most 24, as many as a field has runners, is a whole number of these units, because
+-- 5354228880 is a multiple of each of 1 to 24. Sums of such fractions are exact.
+CREATE OR REPLACE MACRO exact_fraction(x) AS CAST(round(x * CAST(5354228880 AS DOUBLE)) AS BIGINT);
+
+-- Any other ratio, in whole hundred-millionths.
 CREATE OR REPLACE MACRO hundred_millionths(x) AS CAST(round(x * 1e8) AS BIGINT);
 
 -- Rounds to a whole number, halves to the even one.

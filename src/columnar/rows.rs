@@ -174,6 +174,8 @@ enum Fixed {
     FloatAsInt8,
     Float4,
     Float8,
+    Float8AsFloat4,
+    Float4AsFloat8,
     DecimalAsInt2 { scale: u8 },
     DecimalAsInt4 { scale: u8 },
     DecimalAsInt8 { scale: u8 },
@@ -198,6 +200,7 @@ impl Fixed {
             | Self::DecimalAsInt4 { .. }
             | Self::IntAsFloat4
             | Self::Float4
+            | Self::Float8AsFloat4
             | Self::Date
             | Self::TimestampAsDate => 4,
             Self::Int8
@@ -205,6 +208,7 @@ impl Fixed {
             | Self::DecimalAsInt8 { .. }
             | Self::IntAsFloat8
             | Self::Float8
+            | Self::Float4AsFloat8
             | Self::DateAsTimestamp
             | Self::Time { .. }
             | Self::Timestamp { .. } => 8,
@@ -666,19 +670,22 @@ fn write_fixed(fixed: Fixed, array: &ArrayRef, slots: &mut Slots<'_>) -> Result<
         Fixed::FloatAsInt2 => with_floats!(array, array => write_float_as_int(array, slots, int2_field)),
         Fixed::FloatAsInt4 => with_floats!(array, array => write_float_as_int(array, slots, int4_field)),
         Fixed::FloatAsInt8 => with_floats!(array, array => write_float_as_int(array, slots, int8_field)),
-        Fixed::Float4 => match array.data_type() {
-            DataType::Float32 => {
-                let values = array.as_primitive::<Float32Type>().values().iter();
-                slots.fill(nulls, values, |value| Ok(float4_field(*value)))
-            }
-            _ => {
-                let values = array.as_primitive::<Float64Type>().values().iter();
-                slots.fill(nulls, values, |value| float8_to_float4(*value).map(float4_field))
-            }
-        },
-        Fixed::Float8 => with_floats!(array, array => {
-            slots.fill(nulls, array.values().iter(), |value| Ok(float8_field(f64::from(*value))))
-        }),
+        Fixed::Float4 => {
+            let values = array.as_primitive::<Float32Type>().values().iter();
+            slots.fill(nulls, values, |value| Ok(float4_field(*value)))
+        }
+        Fixed::Float8AsFloat4 => {
+            let values = array.as_primitive::<Float64Type>().values().iter();
+            slots.fill(nulls, values, |value| float8_to_float4(*value).map(float4_field))
+        }
+        Fixed::Float4AsFloat8 => {
+            let values = array.as_primitive::<Float32Type>().values().iter();
+            slots.fill(nulls, values, |value| Ok(float8_field(f64::from(*value))))
+        }
+        Fixed::Float8 => {
+            let values = array.as_primitive::<Float64Type>().values().iter();
+            slots.fill(nulls, values, |value| Ok(float8_field(*value)))
+        }
         Fixed::DecimalAsInt2 { scale } => write_decimal_as_int(array, slots, scale, int2_field),
         Fixed::DecimalAsInt4 { scale } => write_decimal_as_int(array, slots, scale, int4_field),
         Fixed::DecimalAsInt8 { scale } => write_decimal_as_int(array, slots, scale, int8_field),
@@ -938,7 +945,9 @@ impl Form {
                 PgType::Int2 => Self::Fixed(Fixed::FloatAsInt2),
                 PgType::Int4 => Self::Fixed(Fixed::FloatAsInt4),
                 PgType::Int8 => Self::Fixed(Fixed::FloatAsInt8),
-                PgType::Float4 => Self::Fixed(Fixed::Float4),
+                PgType::Float4 if *from == D::Float32 => Self::Fixed(Fixed::Float4),
+                PgType::Float4 => Self::Fixed(Fixed::Float8AsFloat4),
+                PgType::Float8 if *from == D::Float32 => Self::Fixed(Fixed::Float4AsFloat8),
                 PgType::Float8 => Self::Fixed(Fixed::Float8),
                 PgType::Numeric { .. } | PgType::NumericUnbounded => {
                     Self::Prepared(Prepare::FloatAsNumeric(numeric_limits(target)))
@@ -1040,5 +1049,148 @@ fn interval_digits(target: &ColumnSchema) -> Option<u32> {
         typmod if (typmod >> 16) & FULL_RANGE != FULL_RANGE => None,
         typmod if typmod & FULL_PRECISION == FULL_PRECISION => Some(6),
         typmod => u32::try_from(typmod & FULL_PRECISION).ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{Decimal128Array, Int16Array, Int64Array, NullArray, StringArray, StringViewArray};
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn column(name: &str, pg_type: PgType, not_null: bool) -> ColumnSchema {
+        let (name, type_name) = (name.to_owned(), format!("{pg_type:?}"));
+        ColumnSchema { name, type_name, type_oid: 0, typmod: NO_TYPMOD, pg_type, not_null }
+    }
+
+    /// Splits encoded tuples into fields.
+    fn fields(mut bytes: &[u8]) -> Vec<Vec<Option<Vec<u8>>>> {
+        let mut take = |count: usize| {
+            let (taken, rest) = bytes.split_at(count);
+            bytes = rest;
+            (taken.to_vec(), bytes.is_empty())
+        };
+        let mut tuples = Vec::new();
+        loop {
+            let (count, mut at_end) = take(2);
+            let count = i16::from_be_bytes(count.try_into().expect("two bytes"));
+            let mut tuple = Vec::new();
+            for _ in 0..count {
+                let (length, end) = take(4);
+                at_end = end;
+                tuple.push(usize::try_from(i32::from_be_bytes(length.try_into().expect("four bytes"))).ok().map(
+                    |length| {
+                        let (value, end) = take(length);
+                        at_end = end;
+                        value
+                    },
+                ));
+            }
+            tuples.push(tuple);
+            if at_end {
+                return tuples;
+            }
+        }
+    }
+
+    type Row = (Option<i64>, Option<String>, Option<i64>);
+
+    proptest! {
+        /// Whatever the lengths and nulls, however a batch is cut, each field is where its row is.
+        #[test]
+        fn every_field_is_in_its_place(rows in vec((option::of(any::<i64>()), option::of("[a-zä🐎]{0,20}"), option::of(-999_i64..999)), 1..600), cut in 1_usize..600) {
+            let rows: Vec<Row> = rows;
+            let numbers: Int64Array = rows.iter().map(|row| row.0).collect();
+            let texts: StringArray = rows.iter().map(|row| row.1.as_deref()).collect();
+            let views: StringViewArray = rows.iter().map(|row| row.1.as_deref()).collect();
+            let decimals: Decimal128Array = rows.iter().map(|row| row.2.map(i128::from)).collect();
+            let decimals = decimals.with_precision_and_scale(38, 2).expect("a legal scale");
+            let batch = RecordBatch::try_from_iter_with_nullable([
+                ("a", Arc::new(numbers) as ArrayRef, true),
+                ("b", Arc::new(texts), true),
+                ("c", Arc::new(views), true),
+                ("d", Arc::new(decimals), true),
+                ("e", Arc::new(NullArray::new(rows.len())), true),
+            ]).expect("equal lengths");
+            let target = [
+                column("a", PgType::Int8, false),
+                column("b", PgType::Text, false),
+                column("c", PgType::Jsonb, false),
+                column("d", PgType::NumericUnbounded, false),
+                column("e", PgType::Date, false),
+            ];
+            let mut encoder = RowEncoder::new(&batch.schema(), &target).expect("pairs that go together");
+            let mut out = BytesMut::new();
+            let cut = cut.min(rows.len());
+            encoder.encode(&batch.slice(0, cut), &mut out).expect("values that fit");
+            encoder.encode(&batch.slice(cut, rows.len() - cut), &mut out).expect("values that fit");
+            let expected: Vec<Vec<Option<Vec<u8>>>> = rows.iter().map(|(number, text, decimal)| vec![
+                number.map(|number| number.to_be_bytes().to_vec()),
+                text.as_ref().map(|text| text.as_bytes().to_vec()),
+                text.as_ref().map(|text| [&[1], text.as_bytes()].concat()),
+                decimal.map(|decimal| {
+                    let mut field = Vec::new();
+                    put_numeric(&mut field, i128::from(decimal), 2, None).expect("no limits");
+                    field.split_off(4)
+                }),
+                None,
+            ]).collect();
+            prop_assert_eq!(fields(&out), expected);
+            let nulls = |of: fn(&Row) -> bool| rows.iter().filter(|row| of(row)).count() as u64;
+            let counts = [nulls(|row| row.0.is_none()), nulls(|row| row.1.is_none()), nulls(|row| row.1.is_none()), nulls(|row| row.2.is_none()), rows.len() as u64];
+            prop_assert_eq!(encoder.null_counts().collect::<Vec<_>>(), counts);
+            prop_assert_eq!(encoder.rows(), rows.len() as u64);
+        }
+    }
+
+    #[test]
+    fn an_error_names_the_row_of_the_whole_load_and_appends_nothing() {
+        let good =
+            RecordBatch::try_from_iter([("a", Arc::new(Int64Array::from(vec![1; 300])) as ArrayRef)]).expect("a batch");
+        let mut values = vec![1; 600];
+        values[500] = 1 << 20;
+        let bad = RecordBatch::try_from_iter([("a", Arc::new(Int64Array::from(values)) as ArrayRef)]).expect("a batch");
+        let mut encoder = RowEncoder::new(&good.schema(), &[column("b", PgType::Int2, true)]).expect("a pair");
+        let mut out = BytesMut::new();
+        encoder.encode(&good, &mut out).expect("values that fit");
+        let before = out.len();
+        let error = encoder.encode(&bad, &mut out).expect_err("a value out of range");
+        assert_eq!(error.to_string(), "column b, row 800: the value is out of range");
+        assert_eq!(out.len(), before);
+    }
+
+    #[test]
+    fn pairs_that_need_a_cast_are_refused_together() {
+        let batch = RecordBatch::try_from_iter([
+            ("a", Arc::new(Int16Array::from(vec![1])) as ArrayRef),
+            ("b", Arc::new(StringArray::from(vec!["1"]))),
+            ("c", Arc::new(StringArray::from(vec!["x"]))),
+        ])
+        .expect("a batch");
+        let target =
+            [column("a", PgType::Text, false), column("b", PgType::Int4, false), column("c", PgType::Text, false)];
+        let error = RowEncoder::new(&batch.schema(), &target).expect_err("two pairs that need a cast");
+        assert_eq!(
+            error.to_string(),
+            "no conversion for column a (Int16 into Text), b (Utf8 into Int4); cast it in the phase"
+        );
+        let error = RowEncoder::new(&batch.schema(), &target[..2]).expect_err("a column too many");
+        assert_eq!(error, EncodePlanError::Count { dataset: 3, target: 2 });
+    }
+
+    #[test]
+    fn a_batch_with_other_columns_is_refused() {
+        let planned =
+            RecordBatch::try_from_iter([("a", Arc::new(Int16Array::from(vec![1])) as ArrayRef)]).expect("a batch");
+        let other =
+            RecordBatch::try_from_iter([("a", Arc::new(Int64Array::from(vec![1])) as ArrayRef)]).expect("a batch");
+        let mut encoder = RowEncoder::new(&planned.schema(), &[column("a", PgType::Int8, false)]).expect("a pair");
+        let error = encoder.encode(&other, &mut BytesMut::new()).expect_err("another type");
+        assert_eq!(error.to_string(), "column a of a batch has type Int64, not Int16");
     }
 }

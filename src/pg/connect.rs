@@ -183,6 +183,17 @@ impl ConnectError {
     }
 }
 
+/// Whether an error means that the server or the way to it is gone, so that trying again may help.
+pub fn is_connection_lost(error: &tokio_postgres::Error) -> bool {
+    match error.code() {
+        None => true,
+        Some(code) => {
+            let shutdown = [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN, SqlState::CANNOT_CONNECT_NOW];
+            shutdown.contains(code) || code.code().starts_with("08")
+        }
+    }
+}
+
 /// An open session; the task that drives its socket ends with it.
 #[derive(Debug)]
 pub struct Session {

@@ -6,6 +6,6 @@ mod ident;
 mod local_server;
 
 pub use catalog::{CatalogError, RelationInfo, describe_table};
-pub use connect::{ConnectError, DatabaseUrl, Session};
+pub use connect::{ConnectError, DatabaseUrl, Session, is_connection_lost};
 pub use ident::{quote_ident, quote_literal, quote_table};
 pub use local_server::*;

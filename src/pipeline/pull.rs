@@ -36,9 +36,9 @@ use crate::wire::CopyDecoder;
 /// Wire bytes decoded at once: a block and its offsets stay in the processor's cache.
 const BLOCK_BYTES: usize = 128 << 10;
 /// Rows of a record batch at most.
-const BATCH_ROWS_MAX: usize = 32_768;
+const BATCH_ROWS_MAX: usize = 16_384;
 /// Wire bytes of a record batch at most.
-const BATCH_BYTES_MAX: usize = 4 << 20;
+const BATCH_BYTES_MAX: usize = 1 << 20;
 /// Batches that wait for the encoder; a slow disk then slows the server down instead of filling memory.
 const QUEUED_BATCHES_MAX: usize = 2;
 
@@ -170,10 +170,11 @@ impl PullJob<'_> {
     pub(super) async fn pull(&self, tables: &[TablePull]) -> Result<PullReport, PipelineError> {
         let started = Instant::now();
         let publication = Publication::prepare(self.lake, self.run_id).await?;
-        let snapshot = SharedSnapshot::open(self.url).await?;
+        let snapshot = unless_cancelled(self.cancel, SharedSnapshot::open(self.url)).await??;
         let mut pulling = Vec::with_capacity(tables.len());
         for table in tables {
-            pulling.push(self.describe(&snapshot, table, publication.version()).await?);
+            let described = self.describe(&snapshot, table, publication.version());
+            pulling.push(unless_cancelled(self.cancel, described).await??);
         }
         let pulling = Arc::new(pulling);
         let queue = self.queue(&pulling, snapshot.info().server_version);
@@ -182,13 +183,24 @@ impl PullJob<'_> {
         let all = self.cancel.child_token();
         let copied = async {
             let result = self.copy(&snapshot, &pulling, &queue, &all).await;
-            all.cancel();
+            if result.is_err() {
+                all.cancel();
+            }
             result
         };
-        let counted = count_rows(&snapshot, &pulling, &all);
+        let counted = async {
+            let result = unless_cancelled(&all, count_rows(&snapshot, &pulling)).await.and_then(|counts| counts);
+            if result.is_err() {
+                all.cancel();
+            }
+            result
+        };
         let (copied, counted) = tokio::join!(copied, counted);
         let result = match (copied, counted) {
             (Ok(shares), Ok(counts)) => self.publish(publication, &snapshot, &pulling, shares, &counts).await,
+            _ if self.cancel.is_cancelled() => Err(PipelineError::Cancelled),
+            // Whichever was only cancelled because of the other is not the reason.
+            (Err(PipelineError::Cancelled | PipelineError::Source(SourceError::Cancelled)), Err(error)) => Err(error),
             (Err(error), _) | (Ok(_), Err(error)) => Err(error),
         };
         let manifest = match result {
@@ -275,7 +287,7 @@ impl PullJob<'_> {
         let mut workers = JoinSet::new();
         let mut failure = None;
         for worker in 0..self.connections {
-            match snapshot.join().await {
+            match unless_cancelled(all, snapshot.join()).await? {
                 Ok(session) => {
                     let worker = Worker {
                         number: worker,
@@ -391,23 +403,26 @@ fn lake_table(
 }
 
 /// Counts every table in the snapshot, beside the copies, so that the pull can prove that it lost nothing.
-async fn count_rows(
-    snapshot: &SharedSnapshot,
-    pulling: &[Pulling],
-    all: &CancellationToken,
-) -> Result<Vec<u64>, PipelineError> {
+async fn count_rows(snapshot: &SharedSnapshot, pulling: &[Pulling]) -> Result<Vec<u64>, PipelineError> {
     let mut counts = Vec::with_capacity(pulling.len());
     for table in pulling {
         let sql = format!("SELECT count(*) FROM {}", quote_table(&table.table.source));
-        let row = snapshot.session().query_one(&sql, &[]).await.map_err(|source| {
-            all.cancel();
-            SourceError::Copy { table: table.table.source.clone(), source }
-        })?;
+        let failed = |source| SourceError::Copy { table: table.table.source.clone(), source };
+        let row = snapshot.session().query_one(&sql, &[]).await.map_err(failed)?;
         let rows = u64::try_from(row.get::<_, i64>(0)).unwrap_or(0);
         table.work.expect_rows(rows);
         counts.push(rows);
     }
     Ok(counts)
+}
+
+/// Waits for an answer of the server no longer than the run goes on.
+async fn unless_cancelled<T>(cancel: &CancellationToken, answer: impl Future<Output = T>) -> Result<T, PipelineError> {
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(PipelineError::Cancelled),
+        answer = answer => Ok(answer),
+    }
 }
 
 /// One connection and its encoder.

@@ -6,7 +6,7 @@
 use serde::Deserialize;
 use tokio_postgres::Client;
 
-use crate::pg::{quote_ident, quote_literal};
+use crate::pg::{quote_ident, quote_literal, quote_table};
 use crate::schema::{ColumnSchema, PgType, TableName};
 
 use super::error::PushError;
@@ -35,6 +35,10 @@ pub(super) struct Attributes {
     pub(super) constraints: Vec<Constraint>,
     pub(super) indexes: Vec<Index>,
     pub(super) policies: Vec<Policy>,
+    pub(super) triggers: Vec<Trigger>,
+    pub(super) statistics: Vec<Statistics>,
+    pub(super) publications: Vec<Publication>,
+    pub(super) views: Vec<View>,
     pub(super) sequences: Vec<OwnedSequence>,
 }
 
@@ -43,7 +47,7 @@ pub(super) struct Attributes {
 pub(super) struct Privilege {
     /// `None` for everybody.
     pub(super) grantee: Option<String>,
-    pub(super) privilege: String,
+    pub(super) right: String,
     pub(super) grantable: bool,
     pub(super) grantor: String,
 }
@@ -116,6 +120,7 @@ pub(super) struct Constraint {
 }
 
 #[derive(Debug, Clone, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of the catalogue, one by one")]
 pub(super) struct Index {
     pub(super) name: String,
     pub(super) definition: String,
@@ -137,7 +142,7 @@ impl Index {
     pub(super) fn definition_on(&self, table: &TableName) -> Option<String> {
         let tail = self.definition.strip_prefix(&self.head)?;
         let unique = if self.unique { "UNIQUE " } else { "" };
-        Some(format!("CREATE {unique}INDEX {} ON {} {tail}", quote_ident(&self.name), crate::pg::quote_table(table)))
+        Some(format!("CREATE {unique}INDEX {} ON {} {tail}", quote_ident(&self.name), quote_table(table)))
     }
 }
 
@@ -151,6 +156,79 @@ pub(super) struct Policy {
     pub(super) using: Option<String>,
     pub(super) check: Option<String>,
     pub(super) comment: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Trigger {
+    pub(super) name: String,
+    /// The statement that creates it; it names the table, and so means whichever table has the name.
+    pub(super) definition: String,
+    /// `O`rigin, `D`isabled, `R`eplica, `A`lways.
+    pub(super) enabled: char,
+    pub(super) comment: Option<String>,
+}
+
+/// Extended statistics.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Statistics {
+    pub(super) schema: String,
+    pub(super) name: String,
+    pub(super) definition: String,
+    /// What the definition must begin and end with for its table to be replaceable.
+    pub(super) head: String,
+    pub(super) tail: String,
+    pub(super) owner: String,
+    pub(super) target: Option<i32>,
+    pub(super) comment: Option<String>,
+}
+
+impl Statistics {
+    /// The kinds and columns, without name and table.
+    fn middle(&self) -> Option<&str> {
+        self.definition.strip_prefix(&self.head)?.strip_suffix(&self.tail)
+    }
+
+    /// Whether the same statistics can be made for another table.
+    pub(super) fn is_replaceable(&self) -> bool {
+        self.middle().is_some()
+    }
+
+    /// The same statistics for another table, under the same name in that table's schema.
+    pub(super) fn definition_on(&self, table: &TableName) -> Option<String> {
+        let name = quote_table(&TableName::new(table.schema(), self.name.as_str()));
+        Some(format!("CREATE STATISTICS {name}{} FROM {}", self.middle()?, quote_table(table)))
+    }
+}
+
+/// A publication that names the table.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Publication {
+    pub(super) name: String,
+    pub(super) owner_is_ours: bool,
+    /// The columns it is limited to, quoted.
+    pub(super) columns: Option<String>,
+    /// The rows it is limited to.
+    pub(super) filter: Option<String>,
+}
+
+/// A view that reads the table itself.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct View {
+    pub(super) oid: u32,
+    pub(super) schema: String,
+    pub(super) name: String,
+    pub(super) owner: String,
+    pub(super) owner_is_ours: bool,
+    pub(super) options: Vec<String>,
+    pub(super) definition: String,
+    /// Whether a column of it has the table's row type, which a new table cannot have.
+    pub(super) has_row_type: bool,
+}
+
+impl View {
+    pub(super) fn table_name(&self) -> TableName {
+        TableName::new(self.schema.as_str(), self.name.as_str())
+    }
 }
 
 /// A sequence that belongs to a column.
@@ -178,7 +256,7 @@ impl OwnedSequence {
 fn privileges_sql(acl: &str, order: &str) -> String {
     format!(
         "(SELECT coalesce(json_agg(json_build_object( \
-            'grantee', CASE WHEN e.grantee <> 0 THEN pg_get_userbyid(e.grantee) END, 'privilege', e.privilege_type, \
+            'grantee', CASE WHEN e.grantee <> 0 THEN pg_get_userbyid(e.grantee) END, 'right', e.privilege_type, \
             'grantable', e.is_grantable, 'grantor', pg_get_userbyid(e.grantor)) ORDER BY {order}), '[]') \
           FROM aclexplode({acl}) e)"
     )
@@ -240,6 +318,34 @@ pub(super) async fn read(client: &Client, table: &TableName) -> Result<Option<At
                 'using', pg_get_expr(p.polqual, p.polrelid), 'check', pg_get_expr(p.polwithcheck, p.polrelid), \
                 'comment', obj_description(p.oid, 'pg_policy')) ORDER BY p.polname), '[]') \
               FROM pg_policy p WHERE p.polrelid = c.oid), \
+           'triggers', (SELECT coalesce(json_agg(json_build_object( \
+                'name', t.tgname, 'definition', pg_get_triggerdef(t.oid), 'enabled', t.tgenabled, \
+                'comment', obj_description(t.oid, 'pg_trigger')) ORDER BY t.tgname), '[]') \
+              FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal), \
+           'statistics', (SELECT coalesce(json_agg(json_build_object( \
+                'schema', en.nspname, 'name', e.stxname, 'definition', pg_get_statisticsobjdef(e.oid), \
+                'head', 'CREATE STATISTICS ' || quote_ident(en.nspname) || '.' || quote_ident(e.stxname), \
+                'tail', ' FROM ' || quote_ident(n.nspname) || '.' || quote_ident(c.relname), \
+                'owner', pg_get_userbyid(e.stxowner), 'target', nullif((to_jsonb(e) ->> 'stxstattarget')::int, -1), \
+                'comment', obj_description(e.oid, 'pg_statistic_ext')) ORDER BY e.stxname), '[]') \
+              FROM pg_statistic_ext e JOIN pg_namespace en ON en.oid = e.stxnamespace WHERE e.stxrelid = c.oid), \
+           'publications', (SELECT coalesce(json_agg(json_build_object( \
+                'name', p.pubname, 'owner_is_ours', pg_has_role(p.pubowner, 'USAGE'), \
+                'columns', (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) FROM pg_attribute a \
+                     WHERE a.attrelid = c.oid AND to_jsonb(r) -> 'prattrs' @> to_jsonb(a.attnum)), \
+                'filter', (SELECT to_jsonb(f) ->> 'rowfilter' FROM pg_publication_tables f WHERE f.pubname = p.pubname \
+                     AND f.schemaname = n.nspname AND f.tablename = c.relname)) ORDER BY p.pubname), '[]') \
+              FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE r.prrelid = c.oid), \
+           'views', (SELECT coalesce(json_agg(json_build_object( \
+                'oid', v.oid::bigint, 'schema', vn.nspname, 'name', v.relname, \
+                'owner', pg_get_userbyid(v.relowner), 'owner_is_ours', pg_has_role(v.relowner, 'USAGE'), \
+                'options', coalesce(to_json(v.reloptions), '[]'), 'definition', pg_get_viewdef(v.oid), \
+                'has_row_type', EXISTS (SELECT FROM pg_attribute a JOIN pg_type t ON t.oid = c.reltype \
+                     WHERE a.attrelid = v.oid AND a.atttypid IN (t.oid, t.typarray))) ORDER BY v.oid), '[]') \
+              FROM pg_class v JOIN pg_namespace vn ON vn.oid = v.relnamespace \
+              WHERE v.relkind = 'v' AND EXISTS (SELECT FROM pg_rewrite w JOIN pg_depend d \
+                ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_class'::regclass \
+                WHERE w.ev_class = v.oid AND d.refobjid = c.oid)), \
            'sequences', (SELECT coalesce(json_agg(json_build_object( \
                 'schema', sn.nspname, 'name', s.relname, 'column', a.attname, 'type_name', format_type(q.seqtypid, NULL), \
                 'identity', d.deptype = 'i', 'ascending', q.seqincrement > 0, \
@@ -275,6 +381,11 @@ pub(super) fn fingerprint_sql(oid: u32) -> String {
           UNION ALL SELECT objid FROM pg_catalog.pg_depend WHERE refclassid = 'pg_catalog.pg_class'::regclass \
             AND refobjid = {oid} AND classid = 'pg_catalog.pg_class'::regclass AND deptype IN ('a', 'i'))"
     );
+    let views = format!(
+        "(SELECT w.ev_class FROM pg_catalog.pg_rewrite w JOIN pg_catalog.pg_depend d \
+            ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.objid = w.oid \
+          WHERE d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = {oid})"
+    );
     let described = format!(
         "(SELECT f FROM {family} f(f) UNION ALL SELECT oid FROM pg_catalog.pg_constraint WHERE conrelid = {oid} \
           UNION ALL SELECT oid FROM pg_catalog.pg_trigger WHERE tgrelid = {oid} \
@@ -283,7 +394,7 @@ pub(super) fn fingerprint_sql(oid: u32) -> String {
           UNION ALL SELECT oid FROM pg_catalog.pg_statistic_ext WHERE stxrelid = {oid})"
     );
     let facts = [
-        of("pg_class", &format!("oid IN {family}")),
+        of("pg_class", &format!("oid IN {family} OR oid IN {views}")),
         format!(
             "SELECT 'pg_attribute/' || attrelid::text || '.' || attnum::text || ':' || xmin::text FROM pg_catalog.pg_attribute WHERE attrelid IN {family}"
         ),
@@ -291,7 +402,7 @@ pub(super) fn fingerprint_sql(oid: u32) -> String {
         of("pg_constraint", &format!("conrelid = {oid} OR confrelid = {oid}")),
         of("pg_trigger", &format!("tgrelid = {oid}")),
         of("pg_policy", &format!("polrelid = {oid}")),
-        of("pg_rewrite", &format!("ev_class = {oid}")),
+        of("pg_rewrite", &format!("ev_class = {oid} OR ev_class IN {views}")),
         of("pg_statistic_ext", &format!("stxrelid = {oid}")),
         of("pg_publication_rel", &format!("prrelid = {oid}")),
         format!(

@@ -144,7 +144,7 @@ pub(super) fn rows(attributes: &Attributes) -> Option<u64> {
 
 /// Renames an index or sequence.
 pub(super) fn rename_sql(kind: &str, schema: &str, from: &str, to: &str) -> String {
-    format!("ALTER {kind} {}.{} RENAME TO {};", quote_ident(schema), quote_ident(from), quote_ident(to))
+    format!("ALTER {kind} {}.{} RENAME TO {}", quote_ident(schema), quote_ident(from), quote_ident(to))
 }
 
 #[cfg(test)]

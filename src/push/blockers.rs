@@ -12,6 +12,9 @@ use super::error::{Blocker, PushError};
 /// What the operator can do about something a push does not carry.
 const DROP_AND_RECREATE: &str = "drop it before the push and create it again after it, in one script";
 
+/// The one publication whose subscribers want changes and not the table: a push carries it over.
+const REALTIME_PUBLICATION: &str = "supabase_realtime";
+
 /// Finds everything that stands in the way of replacing the table.
 pub(super) async fn find(
     client: &Client,
@@ -36,13 +39,9 @@ pub(super) async fn find(
 
 fn reason(kind: &str) -> (&'static str, &'static str) {
     match kind {
-        "trigger" => ("it would stay on the backup", DROP_AND_RECREATE),
-        "rule" => ("it would stay on the backup", DROP_AND_RECREATE),
-        "statistics" => ("it would stay on the backup", DROP_AND_RECREATE),
-        "foreign key out" => ("it would stay on the backup", DROP_AND_RECREATE),
+        "rule" | "foreign key out" => ("it would stay on the backup", DROP_AND_RECREATE),
         "foreign key in" => ("it would go on pointing at the backup", DROP_AND_RECREATE),
         "view" => ("it would go on reading the backup", DROP_AND_RECREATE),
-        "publication" => ("the new table would not be published", "take the table out of the publication"),
         "all tables" => ("it would publish the load itself", "publish the tables that need it by name"),
         "schema" => ("it would publish the backup too", "publish the tables that need it by name"),
         "subscription" => ("it writes into the table", "end the subscription for this table"),
@@ -120,6 +119,34 @@ fn of_the_table(table: &TableName, attributes: &Attributes) -> Vec<Blocker> {
             blockers.push(blocker(format!("constraint {}", constraint.name), why, DROP_AND_RECREATE));
         }
     }
+    for statistics in &attributes.statistics {
+        let object = format!("statistics {}", statistics.name);
+        if statistics.schema != table.schema() {
+            blockers.push(blocker(object, "they are in another schema than the table", DROP_AND_RECREATE));
+        } else if !statistics.is_replaceable() {
+            blockers.push(blocker(object, "their definition does not look as expected", DROP_AND_RECREATE));
+        }
+    }
+    for view in &attributes.views {
+        let object = format!("view {}", view.table_name());
+        if view.has_row_type {
+            let why = "a column of it has the table's row type, which the new table cannot have";
+            blockers.push(blocker(object, why, DROP_AND_RECREATE));
+        } else if !view.owner_is_ours {
+            let why = format!("it belongs to {}, and our role is not a member of it", view.owner);
+            blockers.push(blocker(object, &why, "push as a member of its owner"));
+        }
+    }
+    for publication in &attributes.publications {
+        let object = format!("publication {}", publication.name);
+        if publication.name != REALTIME_PUBLICATION {
+            let why = "the rows of a push are not sent to subscribers, which would then silently differ";
+            blockers.push(blocker(object, why, "take the table out of the publication"));
+        } else if !publication.owner_is_ours {
+            let why = "our role is not a member of its owner";
+            blockers.push(blocker(object, why, "take the table out of the publication"));
+        }
+    }
     let sequences =
         attributes.sequences.iter().map(|sequence| (format!("sequence {}", sequence.name), &sequence.privileges));
     let columns = attributes.columns.iter().map(|column| (format!("column {}", column.name), &column.privileges));
@@ -172,23 +199,20 @@ fn dependents_sql() -> String {
         SELECT pg_describe_object('pg_class'::regclass, v.oid, 0) AS object, 'view' AS kind \
             FROM dependents d JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid \
             JOIN pg_class v ON v.oid = r.ev_class AND v.relkind IN ('v', 'm') \
+            WHERE v.relkind = 'm' OR NOT EXISTS (SELECT FROM live JOIN pg_rewrite w ON w.ev_class = v.oid JOIN pg_depend e \
+                ON e.classid = 'pg_rewrite'::regclass AND e.objid = w.oid AND e.refclassid = 'pg_class'::regclass \
+                AND e.refobjid = live.oid) \
         UNION ALL \
         SELECT pg_describe_object(d.classid, d.objid, d.objsubid), 'other' FROM dependents d \
             LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid \
             LEFT JOIN pg_class v ON v.oid = r.ev_class AND v.relkind IN ('v', 'm') \
             WHERE v.oid IS NULL AND NOT EXISTS (SELECT FROM known k WHERE k.classid = d.classid AND k.objid = d.objid) \
-        UNION ALL SELECT pg_describe_object('pg_trigger'::regclass, t.oid, 0), 'trigger' \
-            FROM live JOIN pg_trigger t ON t.tgrelid = live.oid AND NOT t.tgisinternal \
         UNION ALL SELECT pg_describe_object('pg_rewrite'::regclass, r.oid, 0), 'rule' \
             FROM live JOIN pg_rewrite r ON r.ev_class = live.oid \
-        UNION ALL SELECT pg_describe_object('pg_statistic_ext'::regclass, e.oid, 0), 'statistics' \
-            FROM live JOIN pg_statistic_ext e ON e.stxrelid = live.oid \
         UNION ALL SELECT pg_describe_object('pg_constraint'::regclass, k.oid, 0), 'foreign key out' \
             FROM live JOIN pg_constraint k ON k.conrelid = live.oid AND k.contype = 'f' \
         UNION ALL SELECT pg_describe_object('pg_constraint'::regclass, k.oid, 0), 'foreign key in' \
             FROM live JOIN pg_constraint k ON k.confrelid = live.oid AND k.conrelid <> live.oid \
-        UNION ALL SELECT 'publication ' || p.pubname, 'publication' \
-            FROM live JOIN pg_publication_rel r ON r.prrelid = live.oid JOIN pg_publication p ON p.oid = r.prpubid \
         UNION ALL SELECT 'publication ' || p.pubname, 'all tables' FROM pg_publication p WHERE p.puballtables \
         UNION ALL SELECT 'publication ' || t.pubname, 'schema' \
             FROM live JOIN pg_namespace n ON n.oid = live.relnamespace JOIN pg_class c ON c.oid = live.oid \

@@ -16,13 +16,14 @@
 //! - What is attached to the live table is on the new one, or the push is refused before anything is loaded, with the
 //!   full list of what stands in the way.
 //! - A fault at any moment leaves the old state or the new state, and the program finds out which.
-//! - The former live table is the backup until the next push, and [`rollback`] puts it back.
+//! - The former live table is the backup until the next push, and [`rollback()`] puts it back.
 //!
 //! Absent on purpose: nothing here truncates or writes the live table, ends other people's sessions, or drops anything
 //! with `CASCADE`.
 
 mod attributes;
 mod backup;
+mod batch;
 mod blockers;
 mod columns;
 mod copy_in;

@@ -4,6 +4,7 @@ use arrow::datatypes::Schema;
 use serde::Serialize;
 use tokio_postgres::Client;
 
+use crate::pg::Session;
 use crate::schema::TableName;
 
 use super::attributes::{self, Attributes};
@@ -57,8 +58,8 @@ pub(super) struct Inspection {
     pub(super) dataset: Schema,
     /// The live table, unless this is the first push.
     pub(super) live: Option<Attributes>,
-    /// The backup's oid, if there is one.
-    pub(super) backup_oid: Option<u32>,
+    /// The backup, if there is one.
+    pub(super) backup: Option<Attributes>,
     /// A hash of the live table's catalogue rows.
     pub(super) fingerprint: Option<String>,
 }
@@ -68,52 +69,47 @@ pub(super) struct Inspection {
 /// # Errors
 /// [`PushError`] when the catalogue cannot be read. What stands in the way of the push is not an error here; it is
 /// listed in [`PushPlan::blockers`].
-pub async fn plan(client: &Client, options: &TargetOptions, dataset: &Schema) -> Result<PushPlan, PushError> {
-    inspect(client, options, dataset).await.map(|inspection| inspection.plan)
+pub async fn plan(session: &Session, options: &TargetOptions, dataset: &Schema) -> Result<PushPlan, PushError> {
+    inspect(session, options, dataset).await.map(|inspection| inspection.plan)
 }
 
 pub(super) async fn inspect(
-    client: &Client,
+    client: &Session,
     options: &TargetOptions,
     dataset: &Schema,
 ) -> Result<Inspection, PushError> {
     let table = &options.table;
-    // The fingerprint first: what changes while the rest is read then counts as a change.
-    let live = attributes::read(client, table).await?;
-    let fingerprint = match &live {
-        Some(live) => Some(fingerprint(client, table, live.oid).await?),
-        None => None,
-    };
-    let live = match live {
-        Some(_) => attributes::read(client, table).await?,
-        None => None,
+    let (live, fingerprint) = match attributes::read(client, table).await? {
+        Some(found) => {
+            // What is read must not be older than the fingerprint, or a change between the two would go unnoticed.
+            let fingerprint = fingerprint(client, table, found.oid).await?;
+            (attributes::read(client, table).await?, Some(fingerprint))
+        }
+        None => (None, None),
     };
     let mut blockers = permissions(client, options).await?;
     let backup = attributes::read(client, &options.backup_table()).await?;
     let backup_status = backup::backup_status(client, options).await?;
-    let (mode, columns) = match &live {
-        Some(live) => {
-            blockers.extend(blockers::find(client, table, live).await?);
-            let (columns, mismatches) = ColumnMatch::with_table(options, dataset, live);
-            if live.kind == 'r' {
-                blockers.extend(mismatches);
-            }
-            if let Some(backup) = &backup
-                && Marker::read(backup.comment.as_deref(), table).is_none()
-            {
-                blockers.push(Blocker {
-                    object: format!("table {}", options.backup_table()),
-                    why: "it has the backup's name and is not a backup of this table".to_owned(),
-                    alternative: "rename it, or choose another backup name".to_owned(),
-                });
-            }
-            (PushMode::Swap, columns)
-        }
-        None => {
-            let (columns, mismatches) = ColumnMatch::first(options, dataset);
+    let (mode, columns) = if let Some(live) = &live {
+        blockers.extend(blockers::find(client, table, live).await?);
+        let (columns, mismatches) = ColumnMatch::with_table(options, dataset, live);
+        if live.kind == 'r' {
             blockers.extend(mismatches);
-            (PushMode::First, columns)
         }
+        if let Some(backup) = &backup
+            && Marker::read(backup.comment.as_deref(), table).is_none()
+        {
+            blockers.push(Blocker {
+                object: format!("table {}", options.backup_table()),
+                why: "it has the backup's name and is not a backup of this table".to_owned(),
+                alternative: "rename it, or choose another backup name".to_owned(),
+            });
+        }
+        (PushMode::Swap, columns)
+    } else {
+        let (columns, mismatches) = ColumnMatch::first(options, dataset);
+        blockers.extend(mismatches);
+        (PushMode::First, columns)
     };
     let live_bytes = live.as_ref().map_or(0, |live| live.bytes);
     let plan = PushPlan {
@@ -128,7 +124,7 @@ pub(super) async fn inspect(
         disk_bytes_needed: live_bytes.saturating_mul(2),
         notes: notes(options, mode),
     };
-    Ok(Inspection { plan, dataset: dataset.clone(), live, backup_oid: backup.map(|backup| backup.oid), fingerprint })
+    Ok(Inspection { plan, dataset: dataset.clone(), live, backup, fingerprint })
 }
 
 fn notes(options: &TargetOptions, mode: PushMode) -> Vec<String> {
@@ -192,6 +188,10 @@ fn carried(live: &Attributes) -> Vec<String> {
     let keys = live.constraints.iter().filter(|constraint| matches!(constraint.kind, 'p' | 'u' | 'c' | 'x'));
     lines.extend(keys.map(|constraint| format!("constraint {} {}", constraint.name, constraint.definition)));
     lines.extend(live.policies.iter().map(|policy| format!("policy {}", policy.name)));
+    lines.extend(live.statistics.iter().map(|statistics| format!("statistics {}", statistics.name)));
+    lines.extend(live.triggers.iter().map(|trigger| format!("trigger {}", trigger.name)));
+    lines.extend(live.views.iter().map(|view| format!("view {}", view.table_name())));
+    lines.extend(live.publications.iter().map(|publication| format!("publication {}", publication.name)));
     lines.extend(live.sequences.iter().map(|sequence| format!("sequence {} of {}", sequence.name, sequence.column)));
     let mut grantees: Vec<&str> = live
         .privileges

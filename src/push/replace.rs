@@ -13,6 +13,7 @@ use crate::progress::{Progress, Step};
 use crate::schema::TableName;
 
 use super::attributes::{self, Attributes};
+use super::batch::{Candidate, SequencePosition, Swap};
 use super::copy_in::{self, Dataset, Loaded};
 use super::error::{BoxError, PushError};
 use super::options::TargetOptions;
@@ -20,7 +21,7 @@ use super::plan::{self, Inspection, PushMode};
 use super::run_schema::{self, RunSchema};
 use super::session::{self, LockKey, Server};
 use super::staging;
-use super::swap::{self, Candidate, SequencePosition, Swap, SwapReport};
+use super::swap::{self, SwapReport};
 use super::verify;
 
 /// Memory for building an index; the server's default makes large sorts spill.
@@ -132,10 +133,11 @@ where
     if let Err(error) = schema.remove(&session, table).await {
         warnings.push(format!("schema {} with the former backup could not be removed: {error}", schema.name()));
     }
+    session::release_lock(&session, lock).await;
     for warning in &warnings {
         progress.warn(Step::Push, warning.clone());
     }
-    let report = run.report(staged, swapped, warnings);
+    let report = run.report(&staged, swapped, warnings);
     tracing::info!(%table, rows = report.rows, bytes = report.bytes, lock_wait_ms = report.swap.lock_wait_ms, "pushed");
     Ok(report)
 }
@@ -160,7 +162,9 @@ async fn try_clean_up(
     let (session, _) = session::open(url, table, run_id).await?;
     session::end_lost(&session, table, run_id, pid, false).await?;
     session::wait_for_lock(&session, lock, table, swap::OUTCOME_PATIENCE).await?;
-    run.schema.remove(&session, table).await
+    let removed = run.schema.remove(&session, table).await;
+    session::release_lock(&session, lock).await;
+    removed
 }
 
 /// What the steps of one push share.
@@ -225,17 +229,17 @@ impl Run<'_> {
     {
         let staging = self.staging_table();
         let columns = &self.inspection.plan.columns;
-        let mut sql = format!("BEGIN; {}", self.schema.create_sql());
+        let mut sql = vec!["BEGIN".to_owned(), self.schema.create_sql()];
         match self.live() {
             Some(live) => {
-                sql += &staging::create_like(&staging, &self.options.table, live, columns, self.server.version);
+                sql.extend(staging::create_like(&staging, &self.options.table, live, columns, self.server.version));
                 for sequence in live.sequences.iter().filter(|sequence| sequence.identity) {
-                    sql += &staging::position_identity(self.schema.name(), &staging, sequence);
+                    sql.push(staging::position_identity(self.schema.name(), &staging, sequence));
                 }
             }
-            None => sql += &staging::create_first(&staging, columns),
+            None => sql.push(staging::create_first(&staging, columns)),
         }
-        session.batch_execute(&sql).await.map_err(self.failed("create the staging table"))?;
+        session.batch_execute(&sql.join(";")).await.map_err(self.failed("create the staging table"))?;
         let work = self.progress.start(Step::Push, self.options.table.to_string(), Some(dataset.rows));
         let loaded = copy_in::load(session, self.options, &staging, columns, dataset, &work).await?;
         session.batch_execute("COMMIT").await.map_err(self.failed("commit the load"))?;
@@ -253,22 +257,20 @@ impl Run<'_> {
             session.batch_execute(&definition).await.map_err(self.failed("build an index"))?;
             work.finish();
         }
-        for statement in staging::dress(&staging, live) {
-            session.batch_execute(&statement).await.map_err(self.failed("attach what the live table has"))?;
-        }
-        Ok(())
+        let dress = staging::dress(&staging, live).join(";");
+        session.batch_execute(&dress).await.map_err(self.failed("attach what the live table has"))
     }
 
     /// A first push: a primary key, row-level security, and no privileges for anybody.
     async fn dress_first(&self, session: &Client) -> Result<(), PushError> {
         let staging = quote_table(&self.staging_table());
-        let mut sql = staging::revoke_all_but_owner("TABLE", "r", &staging);
+        let mut sql = vec![staging::revoke_all_but_owner("TABLE", "r", &staging)];
         if !self.options.key.is_empty() {
             let key: Vec<String> = self.options.key.iter().map(|column| quote_ident(column)).collect();
-            sql += &format!("; ALTER TABLE {staging} ADD PRIMARY KEY ({})", key.join(", "));
+            sql.push(format!("ALTER TABLE {staging} ADD PRIMARY KEY ({})", key.join(", ")));
         }
-        sql += &format!("; ALTER TABLE {staging} ENABLE ROW LEVEL SECURITY");
-        session.batch_execute(&sql).await.map_err(self.failed("attach the primary key"))
+        sql.push(format!("ALTER TABLE {staging} ENABLE ROW LEVEL SECURITY"));
+        session.batch_execute(&sql.join(";")).await.map_err(self.failed("attach the primary key"))
     }
 
     /// How far the values of columns with a sequence go.
@@ -296,7 +298,10 @@ impl Run<'_> {
                 run_schema: self.schema.name(),
                 live: self.live(),
                 fingerprint: self.inspection.fingerprint.as_deref(),
-                candidate: Candidate::Staging { table: self.staging_table(), old_backup: self.inspection.backup_oid },
+                candidate: Candidate::Staging {
+                    table: self.staging_table(),
+                    old_backup: self.inspection.backup.as_ref(),
+                },
                 candidate_oid: staged.oid,
                 sequences: staged.sequences.clone(),
                 lock,
@@ -340,9 +345,8 @@ impl Run<'_> {
         let staging = self.staging_table();
         let staged = attributes::read(session, &staging).await?;
         if let (Some(live), Some(staged)) = (self.live(), staged) {
-            for statement in staging::undress(&staging, &staged, live) {
-                session.batch_execute(&statement).await.map_err(self.failed("dress the staging table again"))?;
-            }
+            let undress = staging::undress(&staging, &staged, live).join(";");
+            session.batch_execute(&undress).await.map_err(self.failed("dress the staging table again"))?;
             self.dress(session).await?;
             let sql = format!("VACUUM (ANALYZE) {}", quote_table(&staging));
             session.batch_execute(&sql).await.map_err(self.failed("analyze the staging table"))?;
@@ -350,7 +354,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn report(&self, staged: Staged, swap: SwapReport, warnings: Vec<String>) -> PushReport {
+    fn report(&self, staged: &Staged, swap: SwapReport, warnings: Vec<String>) -> PushReport {
         let plan = &self.inspection.plan;
         let backup = self
             .live()

@@ -9,6 +9,7 @@ use crate::schema::TableName;
 
 use super::attributes::{self, Attributes};
 use super::backup::{self, Marker};
+use super::batch::{Candidate, Swap};
 use super::blockers;
 use super::error::{Blocker, PushError};
 use super::options::TargetOptions;
@@ -16,7 +17,7 @@ use super::plan;
 use super::replace;
 use super::run_schema::{self, RunSchema};
 use super::session::{self, LockKey};
-use super::swap::{self, Candidate, Swap, SwapReport};
+use super::swap::{self, SwapReport};
 
 /// What a rollback did.
 #[derive(Debug, Clone, Serialize)]
@@ -60,9 +61,10 @@ pub async fn rollback(
     }
     let found = inspect(&session, options).await?;
     warnings.extend(differences(&found.live, &found.backup, &found.marker));
+    let sequences = replace::sequences(&session, table, &options.backup_table(), &found.live).await?;
     let schema = RunSchema::new(run_id, table);
     session
-        .batch_execute(&format!("BEGIN; {} COMMIT", schema.create_sql()))
+        .batch_execute(&format!("BEGIN; {}; COMMIT", schema.create_sql()))
         .await
         .map_err(|source| PushError::at("create the run schema", table, source))?;
     let swap = Swap {
@@ -73,12 +75,13 @@ pub async fn rollback(
         fingerprint: Some(&found.fingerprint),
         candidate: Candidate::Backup { attributes: &found.backup, marker: &found.marker },
         candidate_oid: found.backup.oid,
-        sequences: replace::sequences(&session, table, &options.backup_table(), &found.live).await?,
+        sequences,
         lock,
     };
     let work = progress.start(Step::Push, "rollback", None);
     let swapped = swap::run(url, &mut session, &server, &swap, cancel).await;
     let removed = schema.remove(&session, table).await;
+    session::release_lock(&session, lock).await;
     let swap = swapped?;
     work.finish();
     if let Err(error) = removed {

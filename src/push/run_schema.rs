@@ -57,7 +57,7 @@ impl RunSchema {
     pub(super) fn create_sql(&self) -> String {
         let schema = quote_ident(&self.name);
         format!(
-            "CREATE SCHEMA {schema}; REVOKE ALL ON SCHEMA {schema} FROM PUBLIC; COMMENT ON SCHEMA {schema} IS {};",
+            "CREATE SCHEMA {schema}; REVOKE ALL ON SCHEMA {schema} FROM PUBLIC; COMMENT ON SCHEMA {schema} IS {}",
             quote_literal(&self.marker)
         )
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use crate::pg::{DatabaseUrl, Session};
 use crate::schema::TableName;
@@ -12,8 +13,12 @@ use super::error::PushError;
 
 /// How long a statement outside the swap may wait for a lock.
 const LOCK_TIMEOUT: &str = "2s";
+/// How long a push waits for another that is just ending.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// The least version with every catalogue column and statement a push uses.
 const VERSION_MIN: i32 = 130_000;
+/// The port of hosted poolers in transaction mode, as a URL shows it.
+const TRANSACTION_POOLER_PORT: &str = ":6543/";
 /// The version from which the server can notice a vanished client while it works.
 const VERSION_WITH_CONNECTION_CHECK: i32 = 140_000;
 
@@ -49,8 +54,9 @@ impl LockKey {
 
     /// The lock's two halves, as `pg_locks` shows them.
     fn halves(self) -> (u32, u32) {
-        let [a, b, c, d, e, f, g, h] = self.0.to_be_bytes();
-        (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]))
+        let bits = self.0.cast_unsigned();
+        let half = |bits: u64| u32::try_from(bits & u64::from(u32::MAX)).unwrap_or(0);
+        (half(bits >> 32), half(bits))
     }
 }
 
@@ -60,6 +66,10 @@ fn application_name(run_id: &str) -> String {
 
 /// Opens a session, sets what a push needs, and refuses servers that take no writes.
 pub(super) async fn open(url: &DatabaseUrl, table: &TableName, run_id: &str) -> Result<(Session, Server), PushError> {
+    let server = url.to_string();
+    if server.contains(TRANSACTION_POOLER_PORT) {
+        return Err(PushError::TransactionPooler { server });
+    }
     let session = Session::open(url, &application_name(run_id)).await?;
     let server = prepare(&session, url, table).await?;
     Ok((session, server))
@@ -93,17 +103,17 @@ async fn prepare(session: &Session, url: &DatabaseUrl, table: &TableName) -> Res
         pid: row.get(1),
         deadlock_timeout: Duration::from_millis(u64::try_from(deadlock_ms).unwrap_or(1)),
     };
-    let read_only = |why| Err(PushError::ReadOnly { server: url.to_string(), why });
+    let read_only = |why| PushError::ReadOnly { server: url.to_string(), why };
     if row.get(3) {
-        return read_only("it is a read replica");
+        return Err(read_only("it is a read replica"));
     }
     if row.get(4) {
-        return read_only("transactions are read only; a hosted database over its disk limit is");
+        return Err(read_only("transactions are read only; a hosted database over its disk limit is"));
     }
     if !row.get::<_, bool>(6) {
-        return read_only(
+        return Err(read_only(
             "it does not let this session set its statement timeout; use a direct or session-mode connection",
-        );
+        ));
     }
     if server.version < VERSION_MIN {
         return Err(PushError::OldServer { found: row.get(5) });
@@ -117,9 +127,10 @@ async fn prepare(session: &Session, url: &DatabaseUrl, table: &TableName) -> Res
 /// Takes the lock that makes this the only push of the table, or says who has it.
 pub(super) async fn take_lock(client: &Client, key: LockKey, table: &TableName) -> Result<(), PushError> {
     let failed = |source| PushError::at("take the push lock", table, source);
-    let taken: bool = client.query_one("SELECT pg_try_advisory_lock($1)", &[&key.0]).await.map_err(failed)?.get(0);
-    if taken {
-        return Ok(());
+    match acquire(client, key, LOCK_PATIENCE).await {
+        Ok(()) => return Ok(()),
+        Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {}
+        Err(error) => return Err(failed(error)),
     }
     let (high, low) = key.halves();
     let holder = client
@@ -140,6 +151,20 @@ pub(super) async fn take_lock(client: &Client, key: LockKey, table: &TableName) 
     Err(PushError::Locked { table: table.clone(), by, since })
 }
 
+/// Gives the lock back, so that the next push need not wait until the server notices that this session has ended.
+pub(super) async fn release_lock(client: &Client, key: LockKey) {
+    if let Err(error) = client.execute("SELECT pg_advisory_unlock($1)", &[&key.0]).await {
+        tracing::debug!(%error, "the push lock goes with the session");
+    }
+}
+
+async fn acquire(client: &Client, key: LockKey, patience: Duration) -> Result<(), tokio_postgres::Error> {
+    let wait = format!("SET lock_timeout = {}; SELECT pg_advisory_lock({})", patience.as_millis(), key.0);
+    let acquired = client.batch_execute(&wait).await;
+    client.batch_execute(&format!("SET lock_timeout = '{LOCK_TIMEOUT}'")).await?;
+    acquired
+}
+
 /// Waits for the lock, so that whoever holds it has ended when this returns.
 pub(super) async fn wait_for_lock(
     client: &Client,
@@ -147,14 +172,8 @@ pub(super) async fn wait_for_lock(
     table: &TableName,
     patience: Duration,
 ) -> Result<(), PushError> {
-    client
-        .batch_execute(&format!(
-            "SET lock_timeout = {}; SELECT pg_advisory_lock({}); SET lock_timeout = '{LOCK_TIMEOUT}'",
-            patience.as_millis(),
-            key.0
-        ))
-        .await
-        .map_err(|source| PushError::at("wait for the lost session to end", table, source))
+    let failed = |source| PushError::at("wait for the lost session to end", table, source);
+    acquire(client, key, patience).await.map_err(failed)
 }
 
 /// Ends the server's side of a session of this run that we have lost; with `idle_only`, only if it does nothing.

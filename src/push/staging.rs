@@ -1,13 +1,13 @@
 //! The staging table: created like the live table, then dressed in everything attached to it.
 //!
 //! Nobody else can see it, so nothing here makes a reader wait. All statements are composed from what
-//! [`Attributes`](super::attributes::Attributes) read; what can only be bound to the table once it carries the live
+//! [`Attributes`] read; what can only be bound to the table once it carries the live
 //! name (policies) is left to the swap.
 
 use crate::pg::{quote_ident, quote_literal, quote_table};
 use crate::schema::TableName;
 
-use super::attributes::{Attributes, Index, OwnedSequence, Policy, Privilege};
+use super::attributes::{Attributes, Index, OwnedSequence, Policy, Privilege, Publication, Trigger, View};
 use super::columns::ColumnMatch;
 
 /// The version from which tables have a compression method per column.
@@ -20,19 +20,20 @@ pub(super) fn create_like(
     attributes: &Attributes,
     columns: &ColumnMatch,
     version: i32,
-) -> String {
+) -> Vec<String> {
     let compression = if version >= VERSION_WITH_COMPRESSION { " INCLUDING COMPRESSION" } else { "" };
     let table = quote_table(staging);
-    let mut sql = format!(
+    let create = format!(
         "CREATE TABLE {table} (LIKE {} INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING IDENTITY \
-         INCLUDING STORAGE{compression}) WITH ({});",
+         INCLUDING STORAGE{compression}) WITH ({})",
         quote_table(live),
         storage_options(attributes)
     );
-    for (column, type_name) in &columns.added {
-        sql += &format!("ALTER TABLE {table} ADD COLUMN {} {type_name};", quote_ident(column));
-    }
-    sql
+    let added = columns.added.iter().map(|(column, type_name)| {
+        let column = quote_ident(column);
+        format!("ALTER TABLE {table} ADD COLUMN {column} {type_name}")
+    });
+    std::iter::once(create).chain(added).collect()
 }
 
 /// Creates the table of a first push.
@@ -45,7 +46,7 @@ pub(super) fn create_first(staging: &TableName, columns: &ColumnMatch) -> String
             format!("{} {}{not_null}", quote_ident(&column.name), column.type_name)
         })
         .collect();
-    format!("CREATE TABLE {} ({}) WITH (autovacuum_enabled = off);", quote_table(staging), columns.join(", "))
+    format!("CREATE TABLE {} ({}) WITH (autovacuum_enabled = off)", quote_table(staging), columns.join(", "))
 }
 
 /// The live table's storage options, with autovacuum off until the swap: it would only compete with the load.
@@ -83,6 +84,10 @@ pub(super) fn undress(staging: &TableName, staged: &Attributes, live: &Attribute
         let name = quote_table(&TableName::new(staging.schema(), index.name.as_str()));
         sql.push(format!("DROP INDEX IF EXISTS {name}"));
     }
+    for statistics in &staged.statistics {
+        let name = quote_table(&TableName::new(staging.schema(), statistics.name.as_str()));
+        sql.push(format!("DROP STATISTICS {name}"));
+    }
     for column in &staged.columns {
         let name = quote_ident(&column.name);
         if column.statistics_target.is_some() {
@@ -117,9 +122,9 @@ pub(super) fn restore_autovacuum(table: &TableName, attributes: Option<&Attribut
     let option = attributes.and_then(|live| live.options.iter().find(|option| is_autovacuum_enabled(option)));
     match option.and_then(|option| option.split_once('=')) {
         Some((_, value)) => {
-            format!("ALTER TABLE {} SET (autovacuum_enabled = {});", quote_table(table), quote_literal(value))
+            format!("ALTER TABLE {} SET (autovacuum_enabled = {})", quote_table(table), quote_literal(value))
         }
-        None => format!("ALTER TABLE {} RESET (autovacuum_enabled);", quote_table(table)),
+        None => format!("ALTER TABLE {} RESET (autovacuum_enabled)", quote_table(table)),
     }
 }
 
@@ -140,7 +145,7 @@ pub(super) fn position_identity(run_schema: &str, staging: &TableName, sequence:
     let made = format!("{}.{}", quote_ident(run_schema), quote_ident(&sequence.name));
     // `LIKE` copies an identity's limits and not its sequence's type.
     format!(
-        "DO {}; ALTER SEQUENCE {made} AS {}; SELECT pg_catalog.setval({}, last_value, is_called) FROM {};",
+        "DO {}; ALTER SEQUENCE {made} AS {}; SELECT pg_catalog.setval({}, last_value, is_called) FROM {}",
         quote_literal(&rename),
         sequence.type_name,
         quote_literal(&made),
@@ -167,6 +172,7 @@ fn is_exclusion(attributes: &Attributes, index: &Index) -> bool {
 pub(super) fn dress(staging: &TableName, attributes: &Attributes) -> Vec<String> {
     let table = quote_table(staging);
     let mut sql = constraints(staging, attributes);
+    let mut owners = Vec::new();
     for column in &attributes.columns {
         let name = quote_ident(&column.name);
         if let Some(target) = column.statistics_target {
@@ -194,8 +200,19 @@ pub(super) fn dress(staging: &TableName, attributes: &Attributes) -> Vec<String>
         }
     }
     sql.extend(replica_identity(staging, attributes));
+    for statistics in &attributes.statistics {
+        let name = quote_table(&TableName::new(staging.schema(), statistics.name.as_str()));
+        sql.extend(statistics.definition_on(staging));
+        sql.extend(statistics.target.map(|target| format!("ALTER STATISTICS {name} SET STATISTICS {target}")));
+        if let Some(comment) = &statistics.comment {
+            sql.push(format!("COMMENT ON STATISTICS {name} IS {}", quote_literal(comment)));
+        }
+        owners.push(format!("ALTER STATISTICS {name} OWNER TO {}", quote_ident(&statistics.owner)));
+    }
     let (schema, owner) = (quote_ident(staging.schema()), quote_ident(&attributes.owner));
-    sql.push(format!("GRANT USAGE, CREATE ON SCHEMA {schema} TO {owner}"));
+    let all_owners = attributes.statistics.iter().map(|statistics| &statistics.owner).chain([&attributes.owner]);
+    sql.extend(all_owners.map(|owner| format!("GRANT USAGE, CREATE ON SCHEMA {schema} TO {}", quote_ident(owner))));
+    sql.append(&mut owners);
     sql.push(format!("ALTER TABLE {table} OWNER TO {owner}"));
     sql.extend(attributes.sequences.iter().filter(|sequence| sequence.identity).flat_map(|sequence| {
         let name = quote_table(&TableName::new(staging.schema(), sequence.name.as_str()));
@@ -269,7 +286,7 @@ pub(super) fn privileges(table: &TableName, attributes: &Attributes) -> Vec<Stri
         for privilege in &column.privileges {
             sql.push(format!(
                 "GRANT {} ({}) ON TABLE {name} TO {}{}",
-                privilege.privilege,
+                privilege.right,
                 quote_ident(&column.name),
                 role(privilege.grantee.as_deref()),
                 grant_option(privilege),
@@ -306,14 +323,14 @@ fn grants(kind: &str, name: &str, privileges: &[Privilege], owner: &str) -> Vec<
     let mut sql = Vec::new();
     let owners = privileges.iter().filter(|privilege| privilege.grantee.as_deref() == Some(owner));
     // An owner has everything until something is taken away, so only a difference from that is spelt out.
-    let owners: Vec<&str> = owners.map(|privilege| privilege.privilege.as_str()).collect();
+    let owners: Vec<&str> = owners.map(|privilege| privilege.right.as_str()).collect();
     sql.push(format!("REVOKE ALL ON {kind} {name} FROM {}", quote_ident(owner)));
     if !owners.is_empty() {
         sql.push(format!("GRANT {} ON {kind} {name} TO {}", owners.join(", "), quote_ident(owner)));
     }
     for privilege in privileges.iter().filter(|privilege| privilege.grantee.as_deref() != Some(owner)) {
         let (grantee, option) = (role(privilege.grantee.as_deref()), grant_option(privilege));
-        sql.push(format!("GRANT {} ON {kind} {name} TO {grantee}{option}", privilege.privilege));
+        sql.push(format!("GRANT {} ON {kind} {name} TO {grantee}{option}", privilege.right));
     }
     sql
 }
@@ -326,8 +343,45 @@ fn grant_option(privilege: &Privilege) -> &'static str {
     if privilege.grantable { " WITH GRANT OPTION" } else { "" }
 }
 
+/// Creates a trigger anew on the table that now carries the live name.
+pub(super) fn trigger(table: &TableName, trigger: &Trigger) -> Vec<String> {
+    let (name, table) = (quote_ident(&trigger.name), quote_table(table));
+    let state = match trigger.enabled {
+        'D' => Some("DISABLE"),
+        'R' => Some("ENABLE REPLICA"),
+        'A' => Some("ENABLE ALWAYS"),
+        _ => None,
+    };
+    let state = state.map(|state| format!("ALTER TABLE {table} {state} TRIGGER {name}"));
+    let comment = trigger.comment.as_deref().map(quote_literal);
+    let comment = comment.map(|comment| format!("COMMENT ON TRIGGER {name} ON {table} IS {comment}"));
+    std::iter::once(trigger.definition.clone()).chain(state).chain(comment).collect()
+}
+
+/// Binds a view to the table that now carries the live name: its own text again, so that its identity, owner,
+/// privileges and everything above it stay.
+pub(super) fn view(view: &View) -> String {
+    let options = view.options.iter().filter_map(|option| option.split_once('='));
+    let options: Vec<String> =
+        options.map(|(name, value)| format!("{} = {}", quote_ident(name), quote_literal(value))).collect();
+    let options = if options.is_empty() { String::new() } else { format!(" WITH ({})", options.join(", ")) };
+    let definition = view.definition.trim_end().trim_end_matches(';');
+    format!("CREATE OR REPLACE VIEW {}{options} AS {definition}", quote_table(&view.table_name()))
+}
+
+/// Publishes the table that now carries the live name in place of the backup.
+pub(super) fn publication(table: &TableName, backup: &TableName, publication: &Publication) -> Vec<String> {
+    let name = quote_ident(&publication.name);
+    let columns = publication.columns.as_ref().map(|columns| format!(" ({columns})")).unwrap_or_default();
+    let filter = publication.filter.as_ref().map(|filter| format!(" WHERE ({filter})")).unwrap_or_default();
+    vec![
+        format!("ALTER PUBLICATION {name} DROP TABLE {}", quote_table(backup)),
+        format!("ALTER PUBLICATION {name} ADD TABLE {}{columns}{filter}", quote_table(table)),
+    ]
+}
+
 /// Creates a policy anew on the table that now carries the live name.
-pub(super) fn policy(table: &TableName, policy: &Policy) -> String {
+pub(super) fn policy(table: &TableName, policy: &Policy) -> Vec<String> {
     let (name, table) = (quote_ident(&policy.name), quote_table(table));
     let kind = if policy.permissive { "PERMISSIVE" } else { "RESTRICTIVE" };
     let command = match policy.command {
@@ -338,16 +392,16 @@ pub(super) fn policy(table: &TableName, policy: &Policy) -> String {
         _ => "ALL",
     };
     let roles: Vec<String> = policy.roles.iter().map(|grantee| role(grantee.as_deref())).collect();
-    let mut sql = format!("CREATE POLICY {name} ON {table} AS {kind} FOR {command} TO {}", roles.join(", "));
-    if let Some(using) = &policy.using {
-        sql += &format!(" USING ({using})");
-    }
-    if let Some(check) = &policy.check {
-        sql += &format!(" WITH CHECK ({check})");
-    }
-    sql.push(';');
-    if let Some(comment) = &policy.comment {
-        sql += &format!("COMMENT ON POLICY {name} ON {table} IS {};", quote_literal(comment));
-    }
-    sql
+    let expression = |keyword: &str, expression: &Option<String>| {
+        expression.as_ref().map(|expression| format!(" {keyword} ({expression})")).unwrap_or_default()
+    };
+    let create = format!(
+        "CREATE POLICY {name} ON {table} AS {kind} FOR {command} TO {}{}{}",
+        roles.join(", "),
+        expression("USING", &policy.using),
+        expression("WITH CHECK", &policy.check)
+    );
+    let comment = policy.comment.as_deref().map(quote_literal);
+    let comment = comment.map(|comment| format!("COMMENT ON POLICY {name} ON {table} IS {comment}"));
+    std::iter::once(create).chain(comment).collect()
 }

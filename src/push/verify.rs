@@ -25,14 +25,14 @@ pub(super) async fn check(
     let counts: Vec<i64> = row.get(0);
     let mut counts = counts.into_iter().map(|count| u64::try_from(count).unwrap_or(0));
     let rows = counts.next().unwrap_or(0);
-    let differs = |what| Err(PushError::Verify { table: table.clone(), what });
+    let differs = |what| PushError::Verify { table: table.clone(), what };
     if rows != loaded.rows {
-        return differs(format!("{rows} rows arrived of {}", loaded.rows));
+        return Err(differs(format!("{rows} rows arrived of {}", loaded.rows)));
     }
     for (((_, column), nulls), present) in nullable.into_iter().zip(counts) {
         if rows - present != *nulls {
             let found = rows - present;
-            return differs(format!("column {} has {found} nulls and was sent with {nulls}", column.name));
+            return Err(differs(format!("column {} has {found} nulls and was sent with {nulls}", column.name)));
         }
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! Why the source could not be read.
 
-use crate::pg::{CatalogError, ConnectError};
+use crate::pg::{CatalogError, ConnectError, is_connection_lost};
 use crate::schema::TableName;
 
 /// Why the source could not be read.
@@ -42,7 +42,9 @@ impl SourceError {
     pub fn is_unreachable(&self) -> bool {
         match self {
             Self::Connect(error) => error.is_unreachable(),
-            Self::Copy { source, .. } | Self::Snapshot(source) => source.is_closed() || source.as_db_error().is_none(),
+            Self::Copy { source, .. } | Self::Snapshot(source) | Self::Catalog(CatalogError::Query { source, .. }) => {
+                is_connection_lost(source)
+            }
             Self::Stalled { .. } => true,
             _ => false,
         }

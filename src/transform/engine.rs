@@ -45,11 +45,14 @@ impl Drop for CancelWatch {
     }
 }
 
+/// DuckDB's message on one line, without the excerpt of the statement below it.
 fn message(error: &duckdb::Error) -> String {
-    match error {
-        duckdb::Error::DuckDBFailure(_, Some(message)) => message.trim().to_owned(),
+    let text = match error {
+        duckdb::Error::DuckDBFailure(_, Some(message)) => message.clone(),
         other => other.to_string(),
-    }
+    };
+    let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
+    lines.collect::<Vec<_>>().join(" ")
 }
 
 impl Engine {

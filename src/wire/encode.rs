@@ -10,6 +10,8 @@
 //! trailer -1 i16
 //! ```
 
+use super::temporal::{PG_EPOCH_OFFSET_DAYS, PG_EPOCH_OFFSET_US, TIME_MAX_US};
+
 /// What a COPY BINARY stream begins with: the signature, no flags, no extension.
 pub const COPY_HEADER: [u8; 19] = *b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 /// What a COPY BINARY stream ends with.
@@ -17,18 +19,12 @@ pub const COPY_TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
 /// A NULL field.
 pub const NULL_FIELD: [u8; 4] = (-1_i32).to_be_bytes();
 
-/// Microseconds from 1970-01-01 to 2000-01-01, the zero of Postgres's timestamps.
-const PG_EPOCH_OFFSET_US: i64 = 946_684_800_000_000;
-/// Days from 1970-01-01 to 2000-01-01.
-const PG_EPOCH_OFFSET_DAYS: i32 = 10_957;
 /// The first microsecond that a timestamp holds, 4714-11-24 BC (`MIN_TIMESTAMP` in `timestamp.h`), from 2000.
 const TIMESTAMP_MIN_US: i64 = -211_813_488_000_000_000;
 /// The first day that a date holds, 4714-11-24 BC, from 2000.
 const DATE_MIN_DAYS: i32 = -2_451_545;
 /// The first day after the last that a date holds, 5874897-12-31, from 2000.
 const DATE_END_DAYS: i32 = 2_147_483_494 - 2_451_545;
-/// The length of a day; `24:00:00` is a legal time.
-const DAY_US: i64 = 86_400_000_000;
 
 /// A value that a Postgres type cannot hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -104,6 +100,19 @@ pub fn length_word(bytes: usize) -> Result<[u8; 4], ValueError> {
     }
 }
 
+/// A field of `N` bytes, which its length word makes `M`.
+const fn field<const N: usize, const M: usize>(value: [u8; N]) -> [u8; M] {
+    const { assert!(M == N + 4 && N < 256, "a field is a length word and the value") };
+    let mut field = [0; M];
+    let (length, bytes) = field.split_at_mut(4);
+    if let Some(last) = length.last_mut() {
+        // Lossless: the assertion above bounds N.
+        *last = N.to_le_bytes()[0];
+    }
+    bytes.copy_from_slice(&value);
+    field
+}
+
 /// A `boolean` field.
 pub const fn bool_field(value: bool) -> [u8; 5] {
     [0, 0, 0, 1, value as u8]
@@ -111,54 +120,43 @@ pub const fn bool_field(value: bool) -> [u8; 5] {
 
 /// A `smallint` field.
 pub const fn int2_field(value: i16) -> [u8; 6] {
-    let [a, b] = value.to_be_bytes();
-    [0, 0, 0, 2, a, b]
+    field(value.to_be_bytes())
 }
 
 /// An `integer` field; also the form of a `date`.
 pub const fn int4_field(value: i32) -> [u8; 8] {
-    let [a, b, c, d] = value.to_be_bytes();
-    [0, 0, 0, 4, a, b, c, d]
+    field(value.to_be_bytes())
 }
 
 /// A `bigint` field; also the form of `time` and of both timestamps.
 pub const fn int8_field(value: i64) -> [u8; 12] {
-    let [a, b, c, d, e, f, g, h] = value.to_be_bytes();
-    [0, 0, 0, 8, a, b, c, d, e, f, g, h]
+    field(value.to_be_bytes())
 }
 
 /// A `real` field, bit for bit.
 pub const fn float4_field(value: f32) -> [u8; 8] {
-    let [a, b, c, d] = value.to_be_bytes();
-    [0, 0, 0, 4, a, b, c, d]
+    field(value.to_be_bytes())
 }
 
 /// A `double precision` field, bit for bit.
 pub const fn float8_field(value: f64) -> [u8; 12] {
-    let [a, b, c, d, e, f, g, h] = value.to_be_bytes();
-    [0, 0, 0, 8, a, b, c, d, e, f, g, h]
+    field(value.to_be_bytes())
 }
 
 /// A `uuid` field.
 pub const fn uuid_field(value: [u8; 16]) -> [u8; 20] {
-    let mut field = [0; 20];
-    field[3] = 16;
-    let (_, rest) = field.split_at_mut(4);
-    rest.copy_from_slice(&value);
-    field
+    field(value)
 }
 
 /// An `interval` field.
 pub const fn interval_field(months: i32, days: i32, micros: i64) -> [u8; 20] {
-    let mut field = [0; 20];
-    field[3] = 16;
-    let (_, rest) = field.split_at_mut(4);
-    let (us, rest) = rest.split_at_mut(8);
-    us.copy_from_slice(&micros.to_be_bytes());
-    let (d, m) = rest.split_at_mut(4);
-    d.copy_from_slice(&days.to_be_bytes());
-    m.copy_from_slice(&months.to_be_bytes());
-    field
+    let mut value = [0; 16];
+    let (first, rest) = value.split_at_mut(8);
+    first.copy_from_slice(&micros.to_be_bytes());
+    let (second, third) = rest.split_at_mut(4);
+    second.copy_from_slice(&days.to_be_bytes());
+    third.copy_from_slice(&months.to_be_bytes());
+    field(value)
 }
 
 /// Days since 1970 as the wire counts them, since 2000. The two infinities (`i32::MAX` and `-i32::MAX`, as DuckDB
@@ -202,7 +200,7 @@ pub fn date_to_wire_timestamp(days: i32) -> Result<i64, ValueError> {
     match days {
         i32::MAX => Ok(i64::MAX),
         _ if days == -i32::MAX => Ok(i64::MIN),
-        _ => i64::from(days).checked_mul(DAY_US).ok_or(ValueError::OutOfRange).and_then(timestamp_to_wire),
+        _ => i64::from(days).checked_mul(TIME_MAX_US).ok_or(ValueError::OutOfRange).and_then(timestamp_to_wire),
     }
 }
 
@@ -211,7 +209,7 @@ pub fn date_to_wire_timestamp(days: i32) -> Result<i64, ValueError> {
 /// # Errors
 /// [`ValueError::OutOfRange`].
 pub const fn time_to_wire(micros: i64) -> Result<i64, ValueError> {
-    if micros >= 0 && micros <= DAY_US { Ok(micros) } else { Err(ValueError::OutOfRange) }
+    if micros >= 0 && micros <= TIME_MAX_US { Ok(micros) } else { Err(ValueError::OutOfRange) }
 }
 
 /// A UUID read from the forms that Postgres reads: 32 hexadecimal digits, hyphens after any group of four, braces
@@ -228,7 +226,7 @@ pub fn uuid_from_text(text: &str) -> Result<[u8; 16], ValueError> {
     let mut digits = 0_usize;
     let mut after_hyphen = true;
     for byte in bare.bytes() {
-        if byte == b'-' && !after_hyphen && digits % 4 == 0 && digits < 32 {
+        if byte == b'-' && !after_hyphen && digits.is_multiple_of(4) && digits < 32 {
             after_hyphen = true;
             continue;
         }
@@ -264,21 +262,9 @@ const NAN: u16 = 0xC000;
 const INFINITY: u16 = 0xD000;
 const NEGATIVE_INFINITY: u16 = 0xF000;
 
-/// 10^n for every n that fits.
-const fn powers_of_ten() -> [u128; 39] {
-    let mut powers = [1_u128; 39];
-    let mut n = 1;
-    while n < powers.len() {
-        powers[n] = powers[n - 1] * 10;
-        n += 1;
-    }
-    powers
-}
-const POWERS_OF_TEN: [u128; 39] = powers_of_ten();
-
-/// 10^n, or `None` when it exceeds every `i128`.
+/// 10^n, or `None` when it exceeds every number of 128 bits.
 fn power_of_ten(n: i32) -> Option<u128> {
-    usize::try_from(n).ok().and_then(|n| POWERS_OF_TEN.get(n).copied())
+    u32::try_from(n).ok().and_then(|n| 10_u128.checked_pow(n))
 }
 
 /// Whether a column keeps `unscaled · 10^-scale` unchanged.
@@ -630,8 +616,8 @@ mod tests {
         assert_eq!(timestamp_to_wire(-i64::MAX), Ok(i64::MIN));
         assert_eq!(timestamp_to_wire(i64::MIN), Err(ValueError::OutOfRange));
         assert_eq!(timestamp_to_wire(i64::MAX - 1), Ok(i64::MAX - 1 - PG_EPOCH_OFFSET_US));
-        assert_eq!(time_to_wire(DAY_US), Ok(DAY_US));
-        assert_eq!(time_to_wire(DAY_US + 1), Err(ValueError::OutOfRange));
+        assert_eq!(time_to_wire(TIME_MAX_US), Ok(TIME_MAX_US));
+        assert_eq!(time_to_wire(TIME_MAX_US + 1), Err(ValueError::OutOfRange));
     }
 
     #[test]

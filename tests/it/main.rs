@@ -1,4 +1,12 @@
-//! Integration tests against the real thing: a private Postgres, the real binary.
+//! Integration tests against the real thing: private Postgres servers, the real program, real kills.
 
+mod bad_input;
+mod cli;
+mod encode;
+mod fixtures;
 mod local_server;
+mod oracle;
+mod push;
+mod rebuild;
+mod sql_phases;
 mod support;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
 use futures::{Stream, stream};
-use racealpha::pg::DatabaseUrl;
+use racealpha::pg::{DatabaseUrl, Session};
 use racealpha::progress::Progress;
 use racealpha::push::{
     self, BoxError, Dataset, MissingColumns, NewColumns, PushError, PushMode, PushReport, TargetOptions,
@@ -38,21 +38,13 @@ impl Hosted {
     async fn new(name: &str) -> Result<Self> {
         let db = TestDb::new(name).await?;
         let admin = db.client().await?;
-        // Roles belong to the whole cluster, so the first test to come makes them for all.
-        admin
-            .batch_execute(
-                "SELECT pg_advisory_lock(4711);
-                 DO $$ DECLARE r text; BEGIN
-                   FOREACH r IN ARRAY ARRAY['anon', 'authenticated', 'service_role'] LOOP
-                     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = r) THEN EXECUTE format('CREATE ROLE %I', r); END IF;
-                   END LOOP;
-                   IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'app') THEN
-                     CREATE ROLE app LOGIN PASSWORD 'app';
-                   END IF;
-                 END $$;
-                 SELECT pg_advisory_unlock(4711);",
-            )
-            .await?;
+        // Roles belong to the whole cluster, and several tests may make them at once.
+        for role in ["anon", "authenticated", "service_role", "team", "app LOGIN PASSWORD 'app'"] {
+            let create = format!(
+                "DO $$ BEGIN CREATE ROLE {role}; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"
+            );
+            admin.batch_execute(&create).await?;
+        }
         admin
             .batch_execute(&format!(
                 "ALTER DATABASE \"{}\" OWNER TO app; GRANT ALL ON SCHEMA public TO app;
@@ -101,6 +93,13 @@ impl Hosted {
             let rows = self.admin.query(*sql, &[&table]).await.with_context(|| (*sql).to_owned())?;
             facts.extend(rows.iter().map(|row| row.get::<_, String>(0)));
         }
+        for view in self.texts("SELECT oid::regclass::text FROM pg_class WHERE relkind = 'v' AND relnamespace = 'public'::regnamespace ORDER BY oid").await? {
+            let sql = "SELECT format('view %s oid %s reads %s as %s options %s owner %s privileges %s comment %s', $1::text, c.oid, pg_get_viewdef(c.oid),
+                    (SELECT array_agg(DISTINCT d.refobjid::regclass::text ORDER BY d.refobjid::regclass::text) FROM pg_rewrite w JOIN pg_depend d ON d.objid = w.oid
+                      WHERE w.ev_class = c.oid AND d.refclassid = 'pg_class'::regclass), reloptions, pg_get_userbyid(relowner), relacl,
+                    obj_description(c.oid, 'pg_class')) FROM pg_class c WHERE oid = $1::text::regclass";
+            facts.push(self.admin.query_one(sql, &[&view]).await?.get(0));
+        }
         Ok(facts)
     }
 
@@ -133,7 +132,12 @@ const FACTS: &[&str] = &[
             (SELECT array_agg(CASE r WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(r) END ORDER BY r) FROM unnest(polroles) r),
             pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid), obj_description(oid, 'pg_policy'))
        FROM pg_policy WHERE polrelid = $1::text::regclass ORDER BY polname",
-    "SELECT format('trigger %s enabled %s', pg_get_triggerdef(oid), tgenabled) FROM pg_trigger
+    "SELECT format('statistics %s target %s owner %s filled %s comment %s', pg_get_statisticsobjdef(oid), stxstattarget,
+            pg_get_userbyid(stxowner), EXISTS (SELECT FROM pg_statistic_ext_data WHERE stxoid = oid), obj_description(oid, 'pg_statistic_ext'))
+       FROM pg_statistic_ext WHERE stxrelid = $1::text::regclass ORDER BY stxname",
+    "SELECT format('publication %s %s', pubname, to_jsonb(t)) FROM pg_publication_tables t
+      WHERE format('%I.%I', schemaname, tablename)::regclass = $1::text::regclass ORDER BY 1",
+    "SELECT format('trigger %s enabled %s comment %s', pg_get_triggerdef(oid), tgenabled, obj_description(oid, 'pg_trigger')) FROM pg_trigger
       WHERE tgrelid = $1::text::regclass AND NOT tgisinternal ORDER BY tgname",
     "SELECT format('privilege %s to %s by %s grantable %s', e.privilege_type,
             CASE e.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(e.grantee) END, pg_get_userbyid(e.grantor), e.is_grantable)
@@ -162,7 +166,7 @@ fn rows(from: i64, to: i64, round: i32) -> RecordBatch {
     let ids: Vec<i64> = (from..to).collect();
     let columns: [(&str, ArrayRef); 3] = [
         ("id", Arc::new(Int64Array::from(ids.clone()))),
-        ("name", Arc::new(StringArray::from_iter(ids.iter().map(|id| (id % 7 != 0).then(|| format!("horse {id}")))))),
+        ("name", Arc::new(ids.iter().map(|id| (id % 7 != 0).then(|| format!("horse {id}"))).collect::<StringArray>())),
         ("round", Arc::new(Int32Array::from(vec![round; ids.len()]))),
     ];
     RecordBatch::try_from_iter_with_nullable(columns.map(|(name, array)| (name, array, true))).unwrap()
@@ -249,6 +253,24 @@ const RICH: &str = r#"
         USING (round > 0 AND id IN (SELECT d.id FROM public.dataset d)) WITH CHECK (name = current_user);
     CREATE POLICY service ON public.dataset TO service_role USING (true) WITH CHECK (true);
     COMMENT ON POLICY own ON public.dataset IS 'a policy''s comment';
+    CREATE FUNCTION public.touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.made := now(); RETURN NEW; END';
+    CREATE TRIGGER touched BEFORE UPDATE OF name ON public.dataset FOR EACH ROW WHEN (OLD.name IS DISTINCT FROM NEW.name) EXECUTE FUNCTION public.touch();
+    CREATE TRIGGER "Off, now" AFTER INSERT ON public.dataset REFERENCING NEW TABLE AS fresh FOR EACH STATEMENT EXECUTE FUNCTION public.touch('it''s');
+    CREATE CONSTRAINT TRIGGER late AFTER DELETE ON public.dataset DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.touch();
+    ALTER TABLE public.dataset DISABLE TRIGGER "Off, now", ENABLE ALWAYS TRIGGER late;
+    COMMENT ON TRIGGER touched ON public.dataset IS 'a trigger''s comment';
+    CREATE STATISTICS public."Odd stats" (dependencies, mcv) ON name, round, (id % 7) FROM public.dataset;
+    ALTER STATISTICS public."Odd stats" SET STATISTICS 55;
+    COMMENT ON STATISTICS public."Odd stats" IS 'their comment';
+    CREATE STATISTICS public.plain ON name, round FROM public.dataset;
+    CREATE VIEW public.names WITH (security_barrier) AS SELECT id, name AS "the ""name""", round FROM public.dataset WHERE round >= 0 WITH LOCAL CHECK OPTION;
+    CREATE VIEW public.grouped AS SELECT d.id, d.name, count(*) FROM public.dataset d JOIN public.names n USING (id) GROUP BY d.id;
+    CREATE VIEW public.above AS SELECT * FROM public.grouped;
+    CREATE RULE on_names AS ON DELETE TO public.names DO INSTEAD NOTHING;
+    COMMENT ON VIEW public.names IS 'a view''s comment';
+    GRANT SELECT ON public.names TO anon;
+    REVOKE ALL ON public.grouped FROM anon, authenticated, service_role;
+    CREATE PUBLICATION supabase_realtime FOR TABLE public.dataset (id, round) WHERE (id > 5);
     INSERT INTO public.dataset (id, name, round) SELECT i, 'old ' || i, 0 FROM generate_series(1, 100) i;
 "#;
 
@@ -262,11 +284,12 @@ fn difference(before: &[String], after: &[String]) -> Vec<String> {
 async fn everything_attached_survives_push_rollback_and_redo() -> Result<()> {
     let hosted = Hosted::new("push_rich").await?;
     hosted.owner.batch_execute(RICH).await?;
+    hosted.owner.batch_execute("ANALYZE public.dataset").await?;
     let mut options = options();
     options.missing_columns = MissingColumns::Null;
     let before = hosted.facts("public.dataset").await?;
     assert!(before.len() > 40, "{before:#?}");
-    let plan = push::plan(&hosted.owner, &options, &rows(0, 1, 1).schema()).await?;
+    let plan = push::plan(&Session::open(&hosted.url, "test").await?, &options, &rows(0, 1, 1).schema()).await?;
     assert_eq!(plan.blockers, []);
     assert_eq!(plan.columns.filled_by_server, ["nr", "ticket", "twice", "made", "note"]);
     assert_eq!(plan.columns.left_null, ["span"]);
@@ -275,7 +298,8 @@ async fn everything_attached_survives_push_rollback_and_redo() -> Result<()> {
         assert_eq!(report.warnings, Vec::<String>::new());
         let after = hosted.facts("public.dataset").await?;
         assert_eq!(difference(&before, &after), Vec::<String>::new(), "push {round}");
-        let sql = format!("SELECT count(*) FROM public.dataset WHERE round = {round} AND twice = 2 * id AND note = 'x'");
+        let sql =
+            format!("SELECT count(*) FROM public.dataset WHERE round = {round} AND twice = 2 * id AND note = 'x'");
         assert_eq!(hosted.number(&sql).await?, 500);
     }
     for (round, expected) in [(3, 1), (4, 2)] {
@@ -360,7 +384,13 @@ struct HeldPush {
 }
 
 impl HeldPush {
-    fn start(hosted: &Hosted, options: &TargetOptions, run: &'static str, first: RecordBatch, rest: RecordBatch) -> Self {
+    fn start(
+        hosted: &Hosted,
+        options: &TargetOptions,
+        run: &'static str,
+        first: RecordBatch,
+        rest: RecordBatch,
+    ) -> Self {
         let (reached_sender, reached) = tokio::sync::oneshot::channel();
         let (go_on, wait) = tokio::sync::oneshot::channel();
         let cancel = CancellationToken::new();
@@ -395,30 +425,29 @@ async fn state(hosted: &Hosted) -> Result<Vec<String>> {
 async fn readers_never_see_an_error_or_an_empty_table() -> Result<()> {
     let hosted = Hosted::new("push_readers").await?;
     hosted.owner.batch_execute(PLAIN).await?;
+    hosted.owner.batch_execute("CREATE VIEW public.through AS SELECT * FROM public.dataset").await?;
     let stop = CancellationToken::new();
     let mut readers = Vec::new();
     for reader in 0..4 {
         let (client, stop) = (connect(&hosted.url_text).await?, stop.clone());
         readers.push(tokio::spawn(async move {
-            let sql = "SELECT count(*), count(DISTINCT round), max(name) FROM public.dataset";
+            let relation = if reader < 2 { "dataset" } else { "through" };
+            let sql = &format!("SELECT count(*), count(DISTINCT round), max(name) FROM public.{relation}");
             let statement = client.prepare(sql).await?;
             let (mut reads, mut longest) = (0_u32, Duration::ZERO);
             while !stop.is_cancelled() {
                 let started = Instant::now();
-                let (rows, rounds): (i64, i64) = match reader % 2 {
-                    0 => {
-                        let row = client.query_one(&statement, &[]).await?;
-                        (row.get(0), row.get(1))
-                    }
-                    _ => {
-                        let messages = client.simple_query(sql).await?;
-                        let row = messages.iter().find_map(|message| match message {
-                            tokio_postgres::SimpleQueryMessage::Row(row) => Some(row),
-                            _ => None,
-                        });
-                        let row = row.context("a row")?;
-                        (row.get(0).unwrap_or("0").parse()?, row.get(1).unwrap_or("0").parse()?)
-                    }
+                let (rows, rounds): (i64, i64) = if reader % 2 == 0 {
+                    let row = client.query_one(&statement, &[]).await?;
+                    (row.get(0), row.get(1))
+                } else {
+                    let messages = client.simple_query(sql).await?;
+                    let row = messages.iter().find_map(|message| match message {
+                        tokio_postgres::SimpleQueryMessage::Row(row) => Some(row),
+                        _ => None,
+                    });
+                    let row = row.context("a row")?;
+                    (row.get(0).unwrap_or("0").parse()?, row.get(1).unwrap_or("0").parse()?)
                 };
                 longest = longest.max(started.elapsed());
                 anyhow::ensure!((rows == 100 || rows == 2000) && rounds == 1, "{rows} rows of {rounds} rounds");
@@ -482,7 +511,10 @@ async fn a_swap_that_never_gets_its_lock_changes_nothing_and_says_who_holds_it()
     let hosted = Hosted::new("push_timeout").await?;
     hosted.owner.batch_execute(PLAIN).await?;
     let before = state(&hosted).await?;
-    hosted.owner.batch_execute("SET application_name = 'a long report'; BEGIN; SELECT count(*) FROM public.dataset").await?;
+    hosted
+        .owner
+        .batch_execute("SET application_name = 'a long report'; BEGIN; SELECT count(*) FROM public.dataset")
+        .await?;
     let mut options = options();
     options.swap_deadline = Duration::from_millis(100);
     let error = hosted.push(&options, "r1", rows(0, 10, 1)).await.unwrap_err();
@@ -759,20 +791,49 @@ async fn what_cannot_be_carried_is_refused_by_name() -> Result<()> {
     hosted.owner.batch_execute(PLAIN).await?;
     hosted.admin.batch_execute("CREATE EXTENSION IF NOT EXISTS pg_trgm SCHEMA public").await?;
     let cases = [
-        ("CREATE FUNCTION public.f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; CREATE TRIGGER t BEFORE INSERT ON public.dataset FOR EACH ROW EXECUTE FUNCTION public.f()", "DROP FUNCTION public.f CASCADE", "trigger t on table public.dataset"),
-        ("CREATE RULE r AS ON DELETE TO public.dataset DO ALSO NOTIFY x", "DROP RULE r ON public.dataset", "rule r on table public.dataset"),
-        ("CREATE VIEW public.v AS SELECT id FROM public.dataset", "DROP VIEW public.v", "view public.v"),
-        ("CREATE MATERIALIZED VIEW public.m AS SELECT id FROM public.dataset", "DROP MATERIALIZED VIEW public.m", "materialized view public.m"),
-        ("CREATE VIEW public.g AS SELECT id, name FROM public.dataset GROUP BY id", "DROP VIEW public.g", "view public.g"),
-        ("CREATE TABLE public.child (id bigint REFERENCES public.dataset)", "DROP TABLE public.child", "constraint child_id_fkey on table public.child"),
-        ("CREATE TABLE public.parent (id int PRIMARY KEY); ALTER TABLE public.dataset ADD CONSTRAINT up FOREIGN KEY (round) REFERENCES public.parent NOT VALID", "DROP TABLE public.parent CASCADE", "constraint up on table public.dataset"),
-        ("CREATE STATISTICS public.s ON name, round FROM public.dataset", "DROP STATISTICS public.s", "statistics object public.s"),
-        ("CREATE TABLE public.heir () INHERITS (public.dataset)", "DROP TABLE public.heir", "inheritance between public.heir and public.dataset"),
+        (
+            "CREATE RULE r AS ON DELETE TO public.dataset DO ALSO NOTIFY x",
+            "DROP RULE r ON public.dataset",
+            "rule r on table public.dataset",
+        ),
+        ("CREATE VIEW public.v AS SELECT d FROM public.dataset d", "DROP VIEW public.v", "view public.v"),
+        (
+            "CREATE MATERIALIZED VIEW public.m AS SELECT id FROM public.dataset",
+            "DROP MATERIALIZED VIEW public.m",
+            "materialized view public.m",
+        ),
+        (
+            "CREATE TABLE public.child (id bigint REFERENCES public.dataset)",
+            "DROP TABLE public.child",
+            "constraint child_id_fkey on table public.child",
+        ),
+        (
+            "CREATE TABLE public.parent (id int PRIMARY KEY); ALTER TABLE public.dataset ADD CONSTRAINT up FOREIGN KEY (round) REFERENCES public.parent NOT VALID",
+            "DROP TABLE public.parent CASCADE",
+            "constraint up on table public.dataset",
+        ),
+        (
+            "CREATE TABLE public.heir () INHERITS (public.dataset)",
+            "DROP TABLE public.heir",
+            "inheritance between public.heir and public.dataset",
+        ),
         ("CREATE PUBLICATION p FOR TABLE public.dataset", "DROP PUBLICATION p", "publication p"),
-        ("CREATE FUNCTION public.whole(d public.dataset) RETURNS text LANGUAGE sql AS 'SELECT $1.name'", "DROP FUNCTION public.whole", "function public.whole(public.dataset)"),
-        ("CREATE FUNCTION public.body() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT count(*) FROM public.dataset; END", "DROP FUNCTION public.body", "function public.body()"),
+        (
+            "CREATE FUNCTION public.whole(d public.dataset) RETURNS text LANGUAGE sql AS 'SELECT $1.name'",
+            "DROP FUNCTION public.whole",
+            "function public.whole(public.dataset)",
+        ),
+        (
+            "CREATE FUNCTION public.body() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT count(*) FROM public.dataset; END",
+            "DROP FUNCTION public.body",
+            "function public.body()",
+        ),
         ("CREATE TABLE public.other (d public.dataset)", "DROP TABLE public.other", "column d of table public.other"),
-        ("CREATE TABLE public.guarded (id bigint); CREATE POLICY p ON public.guarded USING (id IN (SELECT id FROM public.dataset))", "DROP TABLE public.guarded", "policy p on table public.guarded"),
+        (
+            "CREATE TABLE public.guarded (id bigint); CREATE POLICY p ON public.guarded USING (id IN (SELECT id FROM public.dataset))",
+            "DROP TABLE public.guarded",
+            "policy p on table public.guarded",
+        ),
     ];
     for (create, drop, object) in cases {
         hosted.owner.batch_execute(create).await.context(create)?;
@@ -784,7 +845,12 @@ async fn what_cannot_be_carried_is_refused_by_name() -> Result<()> {
     }
     hosted.admin.batch_execute("CREATE PUBLICATION everything FOR ALL TABLES").await?;
     assert_eq!(blocked(hosted.push(&options(), "r1", rows(0, 10, 1)).await.unwrap_err()), ["publication everything"]);
-    hosted.admin.batch_execute("DROP PUBLICATION everything; CREATE ROLE stranger; ALTER TABLE public.dataset OWNER TO stranger").await?;
+    hosted
+        .admin
+        .batch_execute(
+            "DROP PUBLICATION everything; CREATE ROLE stranger; ALTER TABLE public.dataset OWNER TO stranger",
+        )
+        .await?;
     assert_eq!(blocked(hosted.push(&options(), "r1", rows(0, 10, 1)).await.unwrap_err()), ["table public.dataset"]);
     hosted.admin.batch_execute("ALTER TABLE public.dataset OWNER TO app; DROP ROLE stranger").await?;
     hosted.owner.batch_execute("CREATE TABLE public._backup_training_push (mine int)").await?;
@@ -813,7 +879,7 @@ async fn columns_that_do_not_match_are_listed_together() -> Result<()> {
     hosted.push(&options, "r1", rows(0, 10, 1)).await?;
     let before = hosted.facts("public.dataset").await?;
     options.new_columns = NewColumns::Add;
-    let plan = push::plan(&hosted.owner, &options, &rows(0, 1, 1).schema()).await?;
+    let plan = push::plan(&Session::open(&hosted.url, "test").await?, &options, &rows(0, 1, 1).schema()).await?;
     let added = [("name".to_owned(), "text".to_owned()), ("round".to_owned(), "integer".to_owned())];
     assert_eq!(plan.columns.added, added);
     hosted.push(&options, "r2", rows(0, 10, 1)).await?;
@@ -834,9 +900,7 @@ async fn a_role_that_is_a_member_of_the_owner_may_push() -> Result<()> {
     hosted
         .admin
         .batch_execute(
-            "SELECT pg_advisory_lock(4711);
-             DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'team') THEN CREATE ROLE team; END IF; END $$;
-             SELECT pg_advisory_unlock(4711); GRANT team TO app; GRANT ALL ON SCHEMA public TO team;
+            "GRANT team TO app; GRANT ALL ON SCHEMA public TO team;
              CREATE TABLE public.dataset (id bigint PRIMARY KEY, name text, round int, nr int GENERATED ALWAYS AS IDENTITY);
              INSERT INTO public.dataset VALUES (1, 'old', 0); ALTER TABLE public.dataset OWNER TO team;
              ALTER TABLE public.dataset ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
@@ -864,5 +928,78 @@ async fn status_shows_table_and_backup() -> Result<()> {
     assert_eq!((backup.run_id.as_str(), backup.table), ("r1", options().backup_table()));
     let error = hosted.rollback(&TargetOptions { backup: "none".to_owned(), ..options() }, "r2").await.unwrap_err();
     assert!(matches!(error, PushError::NoBackup { .. }), "{error:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_pooler_is_refused_before_it_is_asked() {
+    let url: DatabaseUrl = "postgres://app@127.0.0.1:6543/postgres".parse().unwrap();
+    let cancel = CancellationToken::new();
+    let error =
+        push::push(&url, &options(), dataset(rows(0, 1, 1)), "r1", &Progress::new(), &cancel).await.unwrap_err();
+    assert!(matches!(error, PushError::TransactionPooler { .. }), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_built_on_the_backup_is_kept_and_reported() -> Result<()> {
+    let hosted = Hosted::new("push_kept").await?;
+    hosted.owner.batch_execute(PLAIN).await?;
+    hosted.push(&options(), "r1", rows(0, 10, 1)).await?;
+    hosted.owner.batch_execute("CREATE VIEW public.compare AS SELECT * FROM public._backup_training_push").await?;
+    let report = hosted.push(&options(), "r2", rows(0, 20, 2)).await?;
+    assert!(report.warnings.iter().any(|warning| warning.contains("_push_r2")), "{:?}", report.warnings);
+    assert_eq!(hosted.number("SELECT count(*) FROM public.compare").await?, 100, "the backup it was made on");
+    assert_eq!(hosted.number("SELECT count(*) FROM public._backup_training_push").await?, 10);
+    hosted.owner.batch_execute("DROP VIEW public.compare").await?;
+    assert_eq!(hosted.push(&options(), "r3", rows(0, 30, 3)).await?.warnings, Vec::<String>::new());
+    assert_eq!(hosted.run_schemas().await?, Vec::<String>::new());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_cancelled_while_it_tries_to_swap_changes_nothing() -> Result<()> {
+    let hosted = Hosted::new("push_cancel_swap").await?;
+    hosted.owner.batch_execute(PLAIN).await?;
+    let before = state(&hosted).await?;
+    hosted.owner.batch_execute("BEGIN; SELECT count(*) FROM public.dataset").await?;
+    let held = HeldPush::start(&hosted, &options(), "r1", rows(0, 10, 1), rows(10, 20, 1));
+    held.go_on.send(()).ok();
+    until(&hosted.admin, "the push waits for the lock", PUSH_WAITS).await?;
+    let asked = Instant::now();
+    held.cancel.cancel();
+    let error = held.task.await?.unwrap_err();
+    assert!(matches!(error, PushError::Cancelled { .. }), "{error:?}");
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    hosted.owner.batch_execute("COMMIT").await?;
+    assert_eq!(state(&hosted).await?, before);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_dataset_and_a_table_without_key_are_pushed_as_they_are() -> Result<()> {
+    let hosted = Hosted::new("push_empty").await?;
+    let options = TargetOptions::new(TableName::new("public", "dataset"), Vec::new());
+    assert_eq!(hosted.push(&options, "r1", rows(0, 0, 1)).await?.rows, 0);
+    assert_eq!(hosted.push(&options, "r2", rows(0, 5, 2)).await?.rows, 5);
+    assert_eq!(hosted.push(&options, "r3", rows(0, 0, 3)).await?.rows, 0);
+    assert_eq!(hosted.number("SELECT count(*) FROM public.dataset").await?, 0);
+    assert_eq!(hosted.number("SELECT count(*) FROM public._backup_training_push").await?, 5);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unreachable_server_and_a_read_only_one_are_told_apart() -> Result<()> {
+    let hosted = Hosted::new("push_read_only").await?;
+    hosted.owner.batch_execute(PLAIN).await?;
+    let database: String = hosted.admin.query_one("SELECT current_database()::text", &[]).await?.get(0);
+    let read_only = format!("ALTER DATABASE {database} SET default_transaction_read_only = on");
+    hosted.admin.batch_execute(&read_only).await?;
+    let error = hosted.push(&options(), "r1", rows(0, 10, 1)).await.unwrap_err();
+    assert!(matches!(error, PushError::ReadOnly { .. }), "{error:?}");
+    let url: DatabaseUrl = "postgres://app@127.0.0.1:1/postgres".parse()?;
+    let cancel = CancellationToken::new();
+    let error =
+        push::push(&url, &options(), dataset(rows(0, 1, 1)), "r1", &Progress::new(), &cancel).await.unwrap_err();
+    assert!(error.is_transient() && matches!(error, PushError::Connect(_)), "{error:?}");
     Ok(())
 }

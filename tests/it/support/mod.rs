@@ -1,5 +1,7 @@
 //! What the integration tests share: one throw-away Postgres cluster, one fresh database per test, waiting for a condition.
 
+mod binary;
+
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -8,6 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use racealpha::pg::{LocalServer, ServerOptions, ServerUrl};
 use tokio_postgres::{Client, NoTls};
+
+pub(crate) use binary::{Ran, Workspace};
 
 /// How long [`eventually`] waits. Far above what anything here takes, so that only a real hang meets it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -93,4 +97,15 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
         thread::sleep(LOOK_EVERY);
     }
+}
+
+/// A database with the synthetic source of `races` races.
+pub(crate) async fn racing(name: &str, races: u64) -> Result<TestDb> {
+    let db = TestDb::new(name).await?;
+    let url: racealpha::pg::DatabaseUrl = db.url().parse()?;
+    let mut session = racealpha::pg::Session::open(&url, "test").await?;
+    let options = racealpha::fixtures::FixtureOptions { races, seed: 11 };
+    let (progress, cancel) = (racealpha::progress::Progress::new(), tokio_util::sync::CancellationToken::new());
+    racealpha::fixtures::load(&mut session, &options, &progress, &cancel).await?;
+    Ok(db)
 }

@@ -1,0 +1,344 @@
+//! The text of the swap: one transaction as one message, from what was inspected.
+
+use std::time::Duration;
+
+use crate::pg::{quote_ident, quote_literal, quote_table};
+use crate::schema::TableName;
+
+use super::attributes::{Attributes, OwnedSequence, fingerprint_sql};
+use super::backup::{Marker, rename_sql};
+use super::options::TargetOptions;
+use super::session::LockKey;
+use super::staging;
+
+/// Raised by the guard when the table is not the one that was inspected.
+pub(super) const DRIFT: &str = "RA001";
+/// The transaction's settings. The first lock may be waited for long: nothing is held yet that anybody needs.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;\
+     SET LOCAL search_path = '';\
+     SET LOCAL synchronous_commit = on;\
+     SET LOCAL statement_timeout = '10s';\
+     SET LOCAL idle_in_transaction_session_timeout = '5s';\
+     SET LOCAL check_function_bodies = off;\
+     SET LOCAL lock_timeout = '5s'";
+/// Answers how long the batch waited for its locks and how long it has had them.
+const TIMING: &str = "SELECT 1000 * extract(epoch FROM current_setting('racealpha.locked')::timestamptz - \
+         current_setting('racealpha.waiting')::timestamptz) AS lock_wait_ms, \
+     1000 * extract(epoch FROM clock_timestamp() - current_setting('racealpha.locked')::timestamptz) AS batch_ms";
+
+/// A sequence that must not fall behind what was loaded into its column.
+#[derive(Debug, Clone)]
+pub(super) struct SequencePosition {
+    pub(super) sequence: OwnedSequence,
+    /// The largest value of the column, or the smallest if the sequence counts down.
+    pub(super) furthest: Option<i64>,
+}
+
+/// What takes the live table's place.
+#[derive(Debug)]
+pub(super) enum Candidate<'a> {
+    /// A staging table in the run schema, dressed.
+    Staging {
+        /// Where it is.
+        table: TableName,
+        /// The backup that makes room.
+        old_backup: Option<&'a Attributes>,
+    },
+    /// The backup itself: a rollback.
+    Backup {
+        /// The backup.
+        attributes: &'a Attributes,
+        /// Its marker.
+        marker: &'a Marker,
+    },
+}
+
+/// Everything the batch is composed from.
+#[derive(Debug)]
+pub(super) struct Swap<'a> {
+    pub(super) options: &'a TargetOptions,
+    pub(super) run_id: &'a str,
+    pub(super) run_schema: &'a str,
+    /// The live table; `None` on the first push.
+    pub(super) live: Option<&'a Attributes>,
+    pub(super) fingerprint: Option<&'a str>,
+    pub(super) candidate: Candidate<'a>,
+    pub(super) candidate_oid: u32,
+    pub(super) sequences: Vec<SequencePosition>,
+    pub(super) lock: LockKey,
+}
+
+impl Swap<'_> {
+    /// The whole transaction as one text.
+    pub(super) fn batch(&self, budget: Duration) -> String {
+        let mut sql = vec![BEGIN.to_owned()];
+        if self.live.is_some() {
+            // Makes a running autovacuum leave and holds off other DDL; readers and writers go on.
+            let live = quote_table(&self.options.table);
+            sql.push(format!("LOCK TABLE ONLY {live} IN SHARE UPDATE EXCLUSIVE MODE"));
+        }
+        sql.push(self.guard());
+        sql.push(self.locks(budget));
+        // Everything below is locked already.
+        sql.push("SET LOCAL lock_timeout = '50ms'".to_owned());
+        sql.extend(self.body());
+        sql.push("NOTIFY pgrst, 'reload schema'".to_owned());
+        sql.push(TIMING.to_owned());
+        sql.push("COMMIT".to_owned());
+        sql.join(";")
+    }
+
+    /// Raises unless everything is as it was inspected.
+    fn guard(&self) -> String {
+        let unless = |condition: String, message: &str| {
+            let message = quote_literal(message);
+            format!("IF NOT ({condition}) THEN RAISE EXCEPTION '%', {message} USING ERRCODE = '{DRIFT}'; END IF;")
+        };
+        let lock = format!("pg_try_advisory_xact_lock({})", self.lock.0);
+        let mut checks = vec![unless(lock, "another session has taken the push lock")];
+        let mut same = |table: &TableName, oid: Option<u32>| {
+            let expected = oid.map_or_else(|| "NULL::oid".to_owned(), |oid| format!("{oid}::oid"));
+            let name = quote_literal(&quote_table(table));
+            let condition = format!("to_regclass({name})::oid IS NOT DISTINCT FROM {expected}");
+            checks.push(unless(condition, &format!("{table} is not the table it was")));
+        };
+        same(&self.options.table, self.live.map(|live| live.oid));
+        match &self.candidate {
+            Candidate::Staging { table, old_backup } => {
+                same(table, Some(self.candidate_oid));
+                if self.live.is_some() {
+                    same(&self.options.backup_table(), old_backup.map(|backup| backup.oid));
+                }
+            }
+            Candidate::Backup { attributes, .. } => same(&self.options.backup_table(), Some(attributes.oid)),
+        }
+        if let (Some(live), Some(fingerprint)) = (self.live, self.fingerprint) {
+            let condition = format!("({}) = {}", fingerprint_sql(live.oid), quote_literal(fingerprint));
+            checks.push(unless(condition, "something attached to it has changed"));
+        }
+        format!("DO {}", quote_literal(&format!("BEGIN {} END", checks.join(" "))))
+    }
+
+    /// Takes the strong locks, the live table's last, within one budget for all of them.
+    fn locks(&self, budget: Duration) -> String {
+        let lock = |table: &TableName| {
+            quote_literal(&format!("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE", quote_table(table)))
+        };
+        let mut statements = Vec::new();
+        // Others reach the table through its views, so views come first, the outer ones before those they read. The
+        // statement changes nothing; `LOCK TABLE` would lock what is beneath a view too.
+        for view in self.live.iter().flat_map(|live| live.views.iter().rev()) {
+            let (name, owner) = (quote_table(&view.table_name()), quote_ident(&view.owner));
+            statements.push(quote_literal(&format!("ALTER VIEW {name} OWNER TO {owner}")));
+        }
+        match &self.candidate {
+            Candidate::Staging { old_backup: Some(_), .. } if self.live.is_some() => {
+                statements.push(lock(&self.options.backup_table()));
+            }
+            Candidate::Staging { .. } => {}
+            Candidate::Backup { .. } => statements.push(lock(&self.options.backup_table())),
+        }
+        if self.live.is_some() {
+            statements.push(lock(&self.options.table));
+        }
+        let body = format!(
+            "DECLARE statement text; remaining int; deadline timestamptz := clock_timestamp() + interval '{} milliseconds'; \
+             BEGIN \
+               PERFORM set_config('racealpha.waiting', clock_timestamp()::text, true); \
+               FOREACH statement IN ARRAY ARRAY[{}]::text[] LOOP \
+                 remaining := ceil(1000 * extract(epoch FROM deadline - clock_timestamp())); \
+                 IF remaining <= 0 THEN RAISE EXCEPTION 'the lock budget is used up' USING ERRCODE = '55P03'; END IF; \
+                 PERFORM set_config('lock_timeout', remaining || 'ms', true); \
+                 EXECUTE statement; \
+               END LOOP; \
+               PERFORM set_config('racealpha.locked', clock_timestamp()::text, true); \
+             END",
+            budget.as_millis().max(1),
+            statements.join(", ")
+        );
+        format!("DO {}", quote_literal(&body))
+    }
+
+    fn body(&self) -> Vec<String> {
+        let mut sql = Vec::new();
+        let (schema, name) = (self.options.table.schema(), self.options.table.name());
+        let run_schema = quote_ident(self.run_schema);
+        match &self.candidate {
+            Candidate::Staging { old_backup: Some(backup), .. } if self.live.is_some() => {
+                sql.push(format!("ALTER TABLE {} SET SCHEMA {run_schema}", quote_table(&self.options.backup_table())));
+                sql.extend(backup.statistics.iter().map(|statistics| {
+                    let name = quote_table(&TableName::new(statistics.schema.as_str(), statistics.name.as_str()));
+                    format!("ALTER STATISTICS {name} SET SCHEMA {run_schema}")
+                }));
+            }
+            Candidate::Staging { .. } => {}
+            Candidate::Backup { attributes, marker } => sql.extend(self.bring_back(attributes, marker)),
+        }
+        if let Some(live) = self.live {
+            sql.extend(self.step_aside(live));
+        }
+        let staged = TableName::new(self.run_schema, name);
+        sql.push(format!("ALTER TABLE {} SET SCHEMA {}", quote_table(&staged), quote_ident(schema)));
+        sql.extend(self.take_over());
+        sql
+    }
+
+    /// Rollback: moves the backup out of the way of its original names and gives them back to it.
+    fn bring_back(&self, backup: &Attributes, marker: &Marker) -> Vec<String> {
+        let from = self.options.backup_table();
+        let moved = TableName::new(self.run_schema, self.options.backup.as_str());
+        let mut sql = Vec::new();
+        // Made anew from live's, so that what was tightened after the push is not loosened again.
+        for policy in &backup.policies {
+            sql.push(format!("DROP POLICY {} ON {}", quote_ident(&policy.name), quote_table(&from)));
+        }
+        for trigger in &backup.triggers {
+            sql.push(format!("DROP TRIGGER {} ON {}", quote_ident(&trigger.name), quote_table(&from)));
+        }
+        sql.push(format!("ALTER TABLE {} SET SCHEMA {}", quote_table(&from), quote_ident(self.run_schema)));
+        sql.push(format!("ALTER TABLE {} RENAME TO {}", quote_table(&moved), quote_ident(self.options.table.name())));
+        for index in &backup.indexes {
+            let original = marker.original_name(&index.name);
+            if original != index.name {
+                sql.push(rename_sql("INDEX", self.run_schema, &index.name, original));
+            }
+        }
+        for sequence in backup.sequences.iter().filter(|sequence| sequence.identity) {
+            let original = marker.original_name(&sequence.name);
+            if original != sequence.name {
+                sql.push(rename_sql("SEQUENCE", self.run_schema, &sequence.name, original));
+            }
+        }
+        for statistics in &backup.statistics {
+            let name = quote_table(&TableName::new(statistics.schema.as_str(), statistics.name.as_str()));
+            sql.push(format!("ALTER STATISTICS {name} SET SCHEMA {}", quote_ident(self.run_schema)));
+            let original = marker.original_name(&statistics.name);
+            if original != statistics.name {
+                sql.push(rename_sql("STATISTICS", self.run_schema, &statistics.name, original));
+            }
+        }
+        sql
+    }
+
+    /// Live becomes the backup: its name, the names that are unique per schema, its exposure.
+    fn step_aside(&self, live: &Attributes) -> Vec<String> {
+        let schema = self.options.table.schema();
+        let backup = quote_table(&self.options.backup_table());
+        let mut marker = Marker::new(self.run_id, &self.options.table, live.oid, self.candidate_oid);
+        let (live_name, backup_name) = (quote_table(&self.options.table), quote_ident(&self.options.backup));
+        let mut sql = vec![format!("ALTER TABLE {live_name} RENAME TO {backup_name}")];
+        for index in &live.indexes {
+            let name = marker.backup_name(&index.name);
+            sql.push(rename_sql("INDEX", schema, &index.name, &name));
+        }
+        for sequence in &live.sequences {
+            if sequence.identity {
+                let name = marker.backup_name(&sequence.name);
+                sql.push(rename_sql("SEQUENCE", schema, &sequence.name, &name));
+            } else {
+                marker.serials.insert(sequence.column.clone(), sequence.table_name());
+            }
+        }
+        for statistics in &live.statistics {
+            let name = marker.backup_name(&statistics.name);
+            sql.push(rename_sql("STATISTICS", schema, &statistics.name, &name));
+        }
+        sql.push(staging::revoke_all_but_owner("TABLE", "r", &backup));
+        sql.push(format!(
+            "ALTER TABLE {backup} ENABLE ROW LEVEL SECURITY;COMMENT ON TABLE {backup} IS {}",
+            quote_literal(&serde_json::to_string(&marker).unwrap_or_default())
+        ));
+        sql
+    }
+
+    /// The candidate, under the live name now, gets what could not be attached before.
+    fn take_over(&self) -> Vec<String> {
+        let table = &self.options.table;
+        let (name, schema) = (quote_table(table), table.schema());
+        let mut sql = Vec::new();
+        if matches!(self.candidate, Candidate::Staging { .. }) {
+            sql.push(staging::restore_autovacuum(table, self.live));
+        }
+        let Some(live) = self.live else { return sql };
+        for statistics in &live.statistics {
+            let name = quote_table(&TableName::new(self.run_schema, statistics.name.as_str()));
+            sql.push(format!("ALTER STATISTICS {name} SET SCHEMA {}", quote_ident(schema)));
+        }
+        for position in &self.sequences {
+            let former = position.sequence.identity.then(|| self.former_name(&position.sequence.name));
+            sql.push(position.setval(schema, former.as_deref()));
+        }
+        for sequence in live.sequences.iter().filter(|sequence| !sequence.identity) {
+            let column = quote_ident(&sequence.column);
+            sql.push(format!("ALTER SEQUENCE {} OWNED BY {name}.{column}", quote_table(&sequence.table_name())));
+            let default = live.columns.iter().find(|of| of.name == sequence.column).and_then(|of| of.default.as_ref());
+            if let Some(default) = default {
+                let backup = quote_table(&self.options.backup_table());
+                sql.push(format!("ALTER TABLE {backup} ALTER COLUMN {column} DROP DEFAULT"));
+                sql.push(format!("ALTER TABLE {name} ALTER COLUMN {column} SET DEFAULT {default}"));
+            }
+        }
+        for policy in &live.policies {
+            sql.extend(staging::policy(table, policy));
+        }
+        for trigger in &live.triggers {
+            sql.extend(staging::trigger(table, trigger));
+        }
+        sql.extend(live.views.iter().map(staging::view));
+        for publication in &live.publications {
+            sql.extend(staging::publication(table, &self.options.backup_table(), publication));
+        }
+        if matches!(self.candidate, Candidate::Backup { .. }) {
+            sql.extend(staging::privileges(table, live));
+            let comment = live.comment.as_deref().map_or_else(|| "NULL".to_owned(), quote_literal);
+            sql.push(format!("COMMENT ON TABLE {name} IS {comment}"));
+            let enable = if live.row_security { "ENABLE" } else { "DISABLE" };
+            sql.push(format!("ALTER TABLE {name} {enable} ROW LEVEL SECURITY"));
+        }
+        let force = if live.force_row_security { "FORCE" } else { "NO FORCE" };
+        sql.push(format!("ALTER TABLE {name} {force} ROW LEVEL SECURITY"));
+        sql
+    }
+
+    /// What an identity sequence of live is called once live is the backup. Names are given in the same order as in
+    /// [`Swap::step_aside`], so they come out the same.
+    fn former_name(&self, original: &str) -> String {
+        let Some(live) = self.live else { return original.to_owned() };
+        let mut marker = Marker::new(self.run_id, &self.options.table, live.oid, self.candidate_oid);
+        for index in &live.indexes {
+            marker.backup_name(&index.name);
+        }
+        for sequence in live.sequences.iter().filter(|sequence| sequence.identity) {
+            let name = marker.backup_name(&sequence.name);
+            if sequence.name == original {
+                return name;
+            }
+        }
+        original.to_owned()
+    }
+}
+
+impl SequencePosition {
+    /// Positions the sequence at the furthest of where it is, where live's former one is, and the values in the table.
+    /// A `serial` column's sequence stays, so it has no former one.
+    fn setval(&self, schema: &str, former: Option<&str>) -> String {
+        let sequence = match former {
+            Some(_) => quote_table(&TableName::new(schema, self.sequence.name.as_str())),
+            None => quote_table(&self.sequence.table_name()),
+        };
+        let direction = if self.sequence.ascending { "DESC" } else { "ASC" };
+        let mut positions = vec![format!("SELECT last_value, is_called FROM {sequence}")];
+        positions.extend(former.map(|former| {
+            let former = quote_table(&TableName::new(schema, former));
+            format!("SELECT last_value, is_called FROM {former}")
+        }));
+        positions.extend(self.furthest.map(|furthest| format!("SELECT {furthest}, true")));
+        format!(
+            "SELECT setval({literal}, p.last_value, p.is_called) FROM ({}) p, pg_sequence s \
+             WHERE s.seqrelid = {literal}::regclass AND p.last_value BETWEEN s.seqmin AND s.seqmax \
+             ORDER BY p.last_value {direction}, p.is_called DESC LIMIT 1",
+            positions.join(" UNION ALL "),
+            literal = quote_literal(&sequence),
+        )
+    }
+}

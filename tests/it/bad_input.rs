@@ -1,0 +1,331 @@
+//! What goes wrong in production, done on purpose: one clear sentence, the right exit code, nothing changed, and the
+//! next run works.
+
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use racealpha::pg::{LocalServer, ServerOptions};
+
+use crate::support::{Ran, TestDb, Workspace, racing};
+
+/// How long a condition is waited for; far above what anything here takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const SMALL: [&str; 2] = ["--set", "validate.min_rows=1"];
+
+/// What a failed command must be.
+fn assert_fails(ran: &Ran, code: i32, sentence: &str) {
+    assert!(ran.code == Some(code) && ran.stderr.contains(sentence), "expected {code} and {sentence:?}: {ran:#?}");
+    let last = ran.stderr.lines().last().unwrap_or_default();
+    assert!(last.starts_with("racealpha: ") && !last.contains("panicked"), "{ran:#?}");
+}
+
+fn rebuild(workspace: &Workspace) -> Result<Ran> {
+    workspace.run(SMALL.iter().chain(&["rebuild"]))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_that_cannot_be_reached_or_refuse_the_login() -> Result<()> {
+    let db = TestDb::new("login").await?;
+    assert_fails(&Workspace::at("postgres://u:p@127.0.0.1:1/d")?.run(["pull"])?, 4, "cannot reach u@127.0.0.1:1/d");
+    assert_fails(&Workspace::at("postgres://u:s3cret@h:port/d")?.run(["pull"])?, 2, "DATABASE_URL is wrong");
+    let (user, rest) = db.url().split_once(':').and_then(|(scheme, rest)| {
+        let (login, server) = rest.split_once('@')?;
+        Some((format!("{scheme}:{}", login.rsplit_once(':')?.0), server.to_owned()))
+    }).context("a URL with a login")?;
+    let ran = Workspace::at(&format!("{user}:wr0ng@{rest}"))?.run(["pull"])?;
+    assert_fails(&ran, 2, "refuses the login; check user, password and database name");
+    assert!(!ran.stderr.contains("wr0ng"), "{ran:?}");
+    let nowhere = db.url().rsplit_once('/').map(|(server, _)| format!("{server}/no_such_database")).context("a URL")?;
+    assert_fails(&Workspace::at(&nowhere)?.run(["pull"])?, 2, "refuses the login");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_table_leaves_the_lake_as_it_was() -> Result<()> {
+    let db = racing("missing", 60).await?;
+    let client = db.client().await?;
+    let workspace = Workspace::at(db.url())?;
+    workspace.run(["pull"])?.ok()?;
+    client.batch_execute("ALTER TABLE horses RENAME TO gone").await?;
+    assert_fails(&workspace.run(["pull"])?, 1, "table public.horses does not exist on the server");
+    assert_eq!(workspace.lake_files("manifest").len(), 1);
+    client.batch_execute("ALTER TABLE gone RENAME TO horses").await?;
+    workspace.run(["pull"])?.ok()?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_type_without_a_mapping_is_named() -> Result<()> {
+    let db = racing("unmapped", 60).await?;
+    db.client().await?.batch_execute("ALTER TABLE horses ADD COLUMN home point").await?;
+    assert_fails(&Workspace::at(db.url())?.run(["pull"])?, 1, "column home of public.horses has type point");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_column_is_named_with_file_statement_and_message() -> Result<()> {
+    let db = racing("column", 60).await?;
+    db.client().await?.batch_execute("ALTER TABLE race_results DROP COLUMN jockey_slug").await?;
+    let workspace = Workspace::at(db.url())?;
+    workspace.run(["pull"])?.ok()?;
+    let ran = workspace.run(["run"])?;
+    assert_fails(&ran, 1, "01_base_rebuild.sql, statement ");
+    assert!(ran.stderr.contains("jockey_slug"), "{ran:?}");
+    assert_eq!(workspace.lake_files("manifest").len(), 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_source_table_blocks_the_rebuild() -> Result<()> {
+    let db = racing("empty", 60).await?;
+    let client = db.client().await?;
+    client.batch_execute("DELETE FROM race_results_sectional_times").await?;
+    let before = live_digest(&client).await?;
+    let workspace = Workspace::at(db.url())?;
+    assert_fails(&rebuild(&workspace)?, 3, "V01 source tables are there and not empty: race_results_sectional_times is empty");
+    assert_eq!(live_digest(&client).await?, before);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_is_not_there_is_created_and_said() -> Result<()> {
+    let db = racing("first", 60).await?;
+    let client = db.client().await?;
+    client.batch_execute("DROP TABLE race_training_dataset").await?;
+    let workspace = Workspace::at(db.url())?;
+    let ran = rebuild(&workspace)?.ok()?;
+    assert!(ran.stdout.contains("created   public.race_training_dataset"), "{}", ran.stdout);
+    // And replaced by the next.
+    assert!(rebuild(&workspace)?.ok()?.stdout.contains("replaced  public.race_training_dataset"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_that_the_target_lacks_is_refused_unless_the_policy_says_otherwise() -> Result<()> {
+    let db = racing("lacks", 60).await?;
+    let client = db.client().await?;
+    client.batch_execute("ALTER TABLE race_training_dataset DROP COLUMN win_percentage").await?;
+    let before = live_digest(&client).await?;
+    let workspace = Workspace::at(db.url())?;
+    let ran = rebuild(&workspace)?;
+    assert_fails(&ran, 1, "win_percentage");
+    assert_eq!(live_digest(&client).await?, before);
+    let preview = workspace.run(["preview"])?.ok()?;
+    assert!(preview.stdout.contains("a push is refused:") && preview.stdout.contains("win_percentage"));
+    let allowed = ["--set", "target.new_columns=add", "push"];
+    workspace.run(SMALL.iter().chain(&allowed))?.ok()?;
+    client.query("SELECT win_percentage FROM race_training_dataset LIMIT 1", &[]).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_that_the_target_cannot_hold_is_named_and_nothing_changes() -> Result<()> {
+    let db = racing("value", 60).await?;
+    let client = db.client().await?;
+    client
+        .batch_execute("ALTER TABLE race_training_dataset ALTER COLUMN track_name TYPE varchar(5) USING left(track_name, 5)")
+        .await?;
+    let before = live_digest(&client).await?;
+    let workspace = Workspace::at(db.url())?;
+    let ran = rebuild(&workspace)?;
+    assert_fails(&ran, 1, "public.race_training_dataset, column track_name, row ");
+    assert!(ran.stderr.contains("race_id="), "the row's key: {ran:?}");
+    assert_eq!(live_digest(&client).await?, before);
+    assert_no_run_schema(&client).await?;
+    client.batch_execute("ALTER TABLE race_training_dataset ALTER COLUMN track_name TYPE text").await?;
+    workspace.run(SMALL.iter().chain(&["push"]))?.ok()?;
+    Ok(())
+}
+
+/// Ends our sessions on the server while they copy: the pull fails as unreachable, and the next one works.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_killed_during_a_pull() -> Result<()> {
+    let db = racing("killed", 400).await?;
+    let client = db.client().await?;
+    let workspace = Workspace::at(db.url())?;
+    workspace.run(["pull"])?.ok()?;
+    hold_copy(&client).await?;
+    let child = workspace.command(["pull"]).spawn()?;
+    let watcher = db.client().await?;
+    let blocked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                   AND application_name = 'racealpha pull' AND wait_event_type = 'Lock'";
+    wait_for(&watcher, blocked).await?;
+    let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                WHERE datname = current_database() AND application_name = 'racealpha pull'";
+    watcher.execute(kill, &[]).await?;
+    let ran = Ran::from(child.wait_with_output()?);
+    release_copy(&client).await?;
+    assert_fails(&ran, 4, "copying public.race_results was cut off by the server or the network");
+    assert_eq!(workspace.lake_files("manifest").len(), 1);
+    workspace.run(["pull"])?.ok()?;
+    assert_eq!(workspace.lake_files("manifest").len(), 2);
+    Ok(())
+}
+
+/// Ctrl-C during a pull and during a push: exit code 130, nothing visible, nothing left.
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_leaves_everything_as_it_was() -> Result<()> {
+    let db = racing("ctrl_c", 200).await?;
+    let client = db.client().await?;
+    let watcher = db.client().await?;
+    let workspace = Workspace::at(db.url())?;
+    rebuild(&workspace)?.ok()?;
+    let (before, files) = (live_digest(&client).await?, workspace.lake_files("tables"));
+
+    hold_copy(&client).await?;
+    let child = workspace.command(["pull"]).spawn()?;
+    wait_for(&watcher, &blocked_by("racealpha pull")).await?;
+    interrupt(child.id())?;
+    let ran = Ran::from(child.wait_with_output()?);
+    release_copy(&client).await?;
+    assert_fails(&ran, 130, "interrupted");
+    assert_eq!(workspace.lake_files("tables"), files);
+
+    // The swap cannot have its lock and tries again and again.
+    client.batch_execute("BEGIN; LOCK TABLE race_training_dataset IN ACCESS SHARE MODE").await?;
+    let child = workspace.command(SMALL.iter().chain(&["push"])).spawn()?;
+    wait_for(&watcher, &blocked_by("push %")).await?;
+    interrupt(child.id())?;
+    let ran = Ran::from(child.wait_with_output()?);
+    client.batch_execute("COMMIT").await?;
+    assert_fails(&ran, 130, "");
+    assert_eq!(live_digest(&client).await?, before);
+    assert_no_run_schema(&client).await?;
+    rebuild(&workspace)?.ok()?;
+    Ok(())
+}
+
+/// A lake on a disk of 300 kB: the pull says so and publishes nothing.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_said_and_nothing_is_published() -> Result<()> {
+    let db = racing("full", 400).await?;
+    let workspace = Workspace::at(db.url())?;
+    fs::create_dir(workspace.lake())?;
+    let program = env!("CARGO_BIN_EXE_racealpha");
+    let script = format!(
+        "mount -t tmpfs -o size=300k tmpfs data_lake && '{program}' pull; code=$?; \
+         find data_lake/manifest data_lake/tables -type f 2>/dev/null; exit $code"
+    );
+    // A mount of its own needs a namespace of its own, and without being root also a user namespace.
+    let user = if nix::unistd::geteuid().is_root() { "-m" } else { "-rm" };
+    let output = Command::new("unshare")
+        .args([user, "sh", "-c", &script])
+        .current_dir(workspace.path())
+        .env("DATABASE_URL", db.url())
+        .output()?;
+    let ran = Ran::from(output);
+    assert_fails(&ran, 1, "No space left on device");
+    assert_eq!(ran.stdout, "", "files left behind");
+    workspace.run(["pull"])?.ok()?;
+    Ok(())
+}
+
+/// The server goes away under a push and comes back: the live table is the old one, and the next push works.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_restarts_during_a_push() -> Result<()> {
+    let mut server = tokio::task::spawn_blocking(|| LocalServer::start(&ServerOptions::default())).await??;
+    let url = server.create_database("racing").await?;
+    let database: racealpha::pg::DatabaseUrl = url.as_str().parse()?;
+    let mut session = racealpha::pg::Session::open(&database, "test").await?;
+    let options = racealpha::fixtures::FixtureOptions { races: 200, seed: 5 };
+    let (progress, cancel) = (racealpha::progress::Progress::new(), tokio_util::sync::CancellationToken::new());
+    racealpha::fixtures::load(&mut session, &options, &progress, &cancel).await?;
+    drop(session);
+    let workspace = Workspace::at(url.as_str())?;
+    rebuild(&workspace)?.ok()?;
+
+    let client = crate::support::connect(url.as_str()).await?;
+    let before = live_digest(&client).await?;
+    client.batch_execute("BEGIN; LOCK TABLE race_training_dataset IN ACCESS SHARE MODE").await?;
+    let child = workspace.command(SMALL.iter().chain(&["push"])).spawn()?;
+    let watcher = crate::support::connect(url.as_str()).await?;
+    wait_for(&watcher, &blocked_by("push %")).await?;
+    let server = tokio::task::spawn_blocking(move || {
+        server.stop_immediate()?;
+        server.restart()?;
+        Ok::<_, anyhow::Error>(server)
+    })
+    .await??;
+    let ran = Ran::from(child.wait_with_output()?);
+    // Either the push outlived the restart, or it says what happened.
+    assert!(ran.code == Some(0) || ran.code == Some(1) || ran.code == Some(4), "{ran:?}");
+    let client = crate::support::connect(url.as_str()).await?;
+    assert_eq!(live_digest(&client).await?, before);
+    workspace.run(SMALL.iter().chain(&["push"]))?.ok()?;
+    assert_no_run_schema(&client).await?;
+    tokio::task::spawn_blocking(move || drop(server)).await?;
+    Ok(())
+}
+
+/// Two runs on one lake: the second says who works there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_run_on_the_same_lake_is_told_who_is_first() -> Result<()> {
+    let db = racing("second", 60).await?;
+    let client = db.client().await?;
+    let workspace = Workspace::at(db.url())?;
+    hold_copy(&client).await?;
+    let first = workspace.command(["pull"]).spawn()?;
+    let watcher = db.client().await?;
+    wait_for(&watcher, &blocked_by("racealpha pull")).await?;
+    assert_fails(&workspace.run(["pull"])?, 5, "another run works on this lake: pull, run ");
+    client.batch_execute("SELECT pg_advisory_unlock(42)").await?;
+    Ran::from(first.wait_with_output()?).ok()?;
+    Ok(())
+}
+
+/// Makes every copy of `race_results` stop in its middle and wait for a lock that this session holds.
+async fn hold_copy(client: &tokio_postgres::Client) -> Result<()> {
+    client
+        .batch_execute(
+            "SELECT pg_advisory_lock(42); ALTER TABLE race_results RENAME TO all_results; \
+             CREATE VIEW race_results AS SELECT * FROM all_results \
+             WHERE CASE WHEN id = (SELECT min(id) + 100 FROM all_results) \
+                        THEN pg_advisory_lock_shared(42)::text = '' ELSE true END",
+        )
+        .await?;
+    Ok(())
+}
+
+async fn release_copy(client: &tokio_postgres::Client) -> Result<()> {
+    let sql = "SELECT pg_advisory_unlock(42); DROP VIEW race_results; ALTER TABLE all_results RENAME TO race_results";
+    Ok(client.batch_execute(sql).await?)
+}
+
+fn interrupt(process: u32) -> Result<()> {
+    let process = nix::unistd::Pid::from_raw(i32::try_from(process)?);
+    Ok(nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGINT)?)
+}
+
+/// Counts sessions of an application that wait for a lock.
+fn blocked_by(application: &str) -> String {
+    format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+         AND application_name LIKE '{application}' AND wait_event_type = 'Lock'"
+    )
+}
+
+/// Waits until a count is above zero.
+async fn wait_for(client: &tokio_postgres::Client, count: &str) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while client.query_one(count, &[]).await?.get::<_, i64>(0) == 0 {
+        anyhow::ensure!(Instant::now() < deadline, "still nothing: {count}");
+    }
+    Ok(())
+}
+
+async fn assert_no_run_schema(client: &tokio_postgres::Client) -> Result<()> {
+    let left = client.query("SELECT nspname FROM pg_namespace WHERE nspname LIKE '\\_push\\_%'", &[]).await?;
+    assert!(left.is_empty(), "{} run schemas left", left.len());
+    Ok(())
+}
+
+/// Changes with any value of the live table and with the table itself.
+async fn live_digest(client: &tokio_postgres::Client) -> Result<String> {
+    let sql = "SELECT 'race_training_dataset'::regclass::oid::text || coalesce(md5(string_agg(t::text, ',' ORDER BY id)), '') \
+               FROM race_training_dataset t";
+    Ok(client.query_one(sql, &[]).await?.get(0))
+}
