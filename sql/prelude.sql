@@ -1,5 +1,5 @@
 -- engine: duckdb
--- why: names that differ between engines, and the few helpers every phase uses, are defined here once. Another
+-- why: names that differ between engines, and small expressions that every phase uses, are defined here once. Another
 --      engine needs only its own version of this file. `build_time()` comes from the runner.
 
 -- Rounds half away from zero. The slack of 1e-9 makes the decision on the value that is meant (1.00005) and not on

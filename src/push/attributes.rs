@@ -214,7 +214,6 @@ pub(super) struct Publication {
 /// A view that reads the table itself.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct View {
-    pub(super) oid: u32,
     pub(super) schema: String,
     pub(super) name: String,
     pub(super) owner: String,
@@ -337,7 +336,7 @@ pub(super) async fn read(client: &Client, table: &TableName) -> Result<Option<At
                      AND f.schemaname = n.nspname AND f.tablename = c.relname)) ORDER BY p.pubname), '[]') \
               FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE r.prrelid = c.oid), \
            'views', (SELECT coalesce(json_agg(json_build_object( \
-                'oid', v.oid::bigint, 'schema', vn.nspname, 'name', v.relname, \
+                'schema', vn.nspname, 'name', v.relname, \
                 'owner', pg_get_userbyid(v.relowner), 'owner_is_ours', pg_has_role(v.relowner, 'USAGE'), \
                 'options', coalesce(to_json(v.reloptions), '[]'), 'definition', pg_get_viewdef(v.oid), \
                 'has_row_type', EXISTS (SELECT FROM pg_attribute a JOIN pg_type t ON t.oid = c.reltype \

@@ -245,7 +245,7 @@ impl Swap<'_> {
         }
         sql.push(staging::revoke_all_but_owner("TABLE", "r", &backup));
         sql.push(format!(
-            "ALTER TABLE {backup} ENABLE ROW LEVEL SECURITY;COMMENT ON TABLE {backup} IS {}",
+            "ALTER TABLE {backup} ENABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY;COMMENT ON TABLE {backup} IS {}",
             quote_literal(&serde_json::to_string(&marker).unwrap_or_default())
         ));
         sql

@@ -194,3 +194,22 @@ pub(super) async fn end_lost(
         .map(|_| ())
         .map_err(|source| PushError::at("end the lost session", table, source))
 }
+
+/// Ends the statement that a session of this run is waiting for, and not the session.
+pub(super) async fn cancel_statement(
+    url: &DatabaseUrl,
+    table: &TableName,
+    run_id: &str,
+    pid: i32,
+) -> Result<(), PushError> {
+    let name = application_name(run_id);
+    let session = Session::open(url, "racealpha cancel").await?;
+    session
+        .execute(
+            "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND left(application_name, 63) = left($2, 63)",
+            &[&pid, &name],
+        )
+        .await
+        .map(|_| ())
+        .map_err(|source| PushError::at("stop the swap", table, source))
+}

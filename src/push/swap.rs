@@ -76,7 +76,20 @@ pub(super) async fn run(
         let index = usize::try_from(attempts).unwrap_or(usize::MAX);
         let budget = FIRST_BUDGETS.get(index).map_or(budget_max, |budget| (*budget).min(budget_max));
         attempts += 1;
-        match attempt(session, swap, budget).await? {
+        let attempted = {
+            let mut attempt = std::pin::pin!(attempt(session, swap, budget, cancel));
+            tokio::select! {
+                attempted = &mut attempt => attempted,
+                () = cancel.cancelled() => {
+                    // It may be about to commit, so it is asked to stop, and its answer counts.
+                    if let Err(error) = session::cancel_statement(url, table, swap.run_id, pid).await {
+                        tracing::warn!(%error, "cannot stop the attempt to swap; waiting for it");
+                    }
+                    attempt.await
+                }
+            }
+        };
+        match attempted? {
             Attempt::Done { lock_wait_ms, batch_ms } => return Ok(SwapReport { attempts, lock_wait_ms, batch_ms }),
             Attempt::Lost(source) => {
                 tracing::warn!(error = %source, "lost the connection during the swap");
@@ -85,6 +98,8 @@ pub(super) async fn run(
                     return Ok(SwapReport { attempts, lock_wait_ms: 0.0, batch_ms: 0.0 });
                 }
             }
+            // The head of the loop ends it.
+            Attempt::Blocked if cancel.is_cancelled() => {}
             Attempt::Blocked => {
                 let blockers = blockers(session, swap).await;
                 tracing::warn!(attempts, blockers = blockers.join(", "), "the table is in use; trying again");
@@ -103,7 +118,12 @@ pub(super) async fn run(
     }
 }
 
-async fn attempt(session: &Session, swap: &Swap<'_>, budget: Duration) -> Result<Attempt, PushError> {
+async fn attempt(
+    session: &Session,
+    swap: &Swap<'_>,
+    budget: Duration,
+    cancel: &CancellationToken,
+) -> Result<Attempt, PushError> {
     let table = &swap.options.table;
     let error = match session.simple_query(&swap.batch(budget)).await {
         Ok(messages) => {
@@ -123,12 +143,13 @@ async fn attempt(session: &Session, swap: &Swap<'_>, budget: Duration) -> Result
     };
     let Some(code) = error.code().filter(|code| !is_shutdown(code)) else { return Ok(Attempt::Lost(error)) };
     let blocked = *code == SqlState::LOCK_NOT_AVAILABLE || *code == SqlState::T_R_DEADLOCK_DETECTED;
+    let stopped = *code == SqlState::QUERY_CANCELED && cancel.is_cancelled();
     let drifted = code.code() == DRIFT;
     // The server has released every lock already; this only makes the session usable again.
     if let Err(error) = session.batch_execute("ROLLBACK").await {
         return Ok(Attempt::Lost(error));
     }
-    if blocked {
+    if blocked || stopped {
         return Ok(Attempt::Blocked);
     }
     if drifted {

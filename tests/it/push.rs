@@ -961,7 +961,8 @@ async fn a_push_cancelled_while_it_tries_to_swap_changes_nothing() -> Result<()>
     let hosted = Hosted::new("push_cancel_swap").await?;
     hosted.owner.batch_execute(PLAIN).await?;
     let before = state(&hosted).await?;
-    hosted.owner.batch_execute("BEGIN; SELECT count(*) FROM public.dataset").await?;
+    // The swap waits longer behind such a lock than behind a reader.
+    hosted.owner.batch_execute("BEGIN; LOCK TABLE public.dataset IN SHARE UPDATE EXCLUSIVE MODE").await?;
     let held = HeldPush::start(&hosted, &options(), "r1", rows(0, 10, 1), rows(10, 20, 1));
     held.go_on.send(()).ok();
     until(&hosted.admin, "the push waits for the lock", PUSH_WAITS).await?;
