@@ -89,7 +89,8 @@ FROM (SELECT DISTINCT horse_slug FROM race_results WHERE horse_slug IS NOT NULL)
 --   outcomes: `finished`, `won`, `placed` are 0 or 1 and 0 for everyone who did not finish, so that a sum over earlier
 --         rows is a count over earlier finishers.
 -- `is_starter` marks the field of the race: who ran, or who is declared while the race has no result.
--- `in_dataset` marks the finishers, and the declared runners of a race to come.
+-- `in_dataset` marks the finishers, and on request the declared runners of a race to come: `with_upcoming()` comes
+-- from the runner.
 CREATE OR REPLACE TABLE runners AS
 WITH entries AS (
   -- A finish beats a code, a code beats no position, then the lowest id counts.
@@ -123,7 +124,7 @@ starters AS (
     e.horse_id,
     row_number() OVER (ORDER BY e.race_key, e.horse_id) AS runner_number,
     CASE WHEN f.has_result THEN e.position IS NOT NULL ELSE e.is_declared END AS is_starter,
-    CASE WHEN f.has_result THEN coalesce(e.position < 50, false) ELSE e.is_declared END AS in_dataset,
+    CASE WHEN f.has_result THEN coalesce(e.position < 50, false) ELSE with_upcoming() AND e.is_declared END AS in_dataset,
     f.total_runners
   FROM entries AS e
   JOIN fields AS f USING (race_key)

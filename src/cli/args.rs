@@ -112,6 +112,9 @@ pub(super) struct RunArguments {
     /// The last phase; no dataset is published when it is not the last of all
     #[arg(long, value_name = "N")]
     pub(super) to: Option<String>,
+    /// Adds rows for declared runners of races to come, with null labels
+    #[arg(long)]
+    pub(super) with_upcoming: bool,
 }
 
 #[derive(Debug, Args)]

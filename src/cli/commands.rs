@@ -39,12 +39,12 @@ pub(super) async fn run(arguments: Arguments, output: &Output) -> anyhow::Result
 /// What is left to do when a command has ended: print its result.
 type Printing = Box<dyn FnOnce() -> anyhow::Result<ExitCode>>;
 
-fn printing(print: impl FnOnce() -> anyhow::Result<()> + 'static) -> anyhow::Result<Printing> {
-    Ok(Box::new(move || print().map(|()| ExitCode::SUCCESS)))
+fn printing(print: impl FnOnce() -> anyhow::Result<()> + 'static) -> Printing {
+    Box::new(move || print().map(|()| ExitCode::SUCCESS))
 }
 
 async fn command(context: &Context, arguments: Arguments, output: Output) -> anyhow::Result<Printing> {
-    match arguments.command {
+    Ok(match arguments.command {
         Command::Status => {
             let report = pipeline::status(context).await?;
             printing(move || output.result(&report, views::status))
@@ -54,7 +54,11 @@ async fn command(context: &Context, arguments: Arguments, output: Output) -> any
             printing(move || output.result(&report, views::pull))
         }
         Command::Run(run) => {
-            let report = pipeline::transform(context, &TransformOptions { from: run.from, to: run.to }).await?;
+            let report = pipeline::transform(
+                context,
+                &TransformOptions { from: run.from, to: run.to, with_upcoming: run.with_upcoming },
+            )
+            .await?;
             printing(move || output.result(&report, views::transform))
         }
         Command::Test(test) => {
@@ -63,10 +67,10 @@ async fn command(context: &Context, arguments: Arguments, output: Output) -> any
         }
         Command::Validate => {
             let report = pipeline::validate(context).await?;
-            Ok(Box::new(move || {
+            Box::new(move || {
                 output.result(&report, views::validate)?;
                 Ok(if report.blocked { ExitCode::from(BLOCKED) } else { ExitCode::SUCCESS })
-            }))
+            })
         }
         Command::Preview => {
             let report = pipeline::preview(context).await?;
@@ -89,12 +93,12 @@ async fn command(context: &Context, arguments: Arguments, output: Output) -> any
             let report = pipeline::export(context, table, &export.destination, export.format.into()).await?;
             printing(move || output.result(&report, views::export))
         }
-        Command::Query(query) => query_command(context, query, output).await,
+        Command::Query(query) => query_command(context, query, output).await?,
         Command::History(history) => {
             let report = pipeline::history(context, history.limit).await?;
             printing(move || output.result(&report, |runs| views::history(runs)))
         }
-        Command::Fixtures(fixtures) => fixtures_command(context, fixtures, output).await,
+        Command::Fixtures(fixtures) => fixtures_command(context, fixtures, output).await?,
         Command::Demo(demo) => {
             let options =
                 DemoOptions { races: demo.races, seed: demo.seed, keep: demo.keep, lake: arguments.lake.clone() };
@@ -102,7 +106,7 @@ async fn command(context: &Context, arguments: Arguments, output: Output) -> any
             printing(move || output.result(&report, views::demo))
         }
         Command::LocalServer(_) => unreachable!("handled before settings are read"),
-    }
+    })
 }
 
 fn context(arguments: &Arguments, cancel: CancellationToken) -> anyhow::Result<Context> {
@@ -129,7 +133,7 @@ async fn fixtures_command(context: &Context, arguments: FixtureArguments, output
         let mut session = Session::open(&url, "racealpha fixtures").await.map_err(PipelineError::from)?;
         fixtures::load(&mut session, &options, &context.progress, &context.cancel).await.map_err(PipelineError::from)?
     };
-    printing(move || output.result(&report, views::fixtures))
+    Ok(printing(move || output.result(&report, views::fixtures)))
 }
 
 async fn query_command(context: &Context, arguments: QueryArguments, output: Output) -> anyhow::Result<Printing> {
@@ -140,11 +144,11 @@ async fn query_command(context: &Context, arguments: QueryArguments, output: Out
         None if output.is_json() => RowFormat::Json,
         None | Some(QueryFormat::Table) => {
             let (schema, batches, more) = pipeline::query(context, &arguments.sql, TABLE_ROWS_MAX).await?;
-            return printing(move || output.text(&views::query(&schema, &batches, more)?));
+            return Ok(printing(move || Output::text(&views::query(&schema, &batches, more)?)));
         }
     };
     pipeline::query_into(context, &arguments.sql, format, std::io::stdout()).await?;
-    printing(|| Ok(()))
+    Ok(printing(|| Ok(())))
 }
 
 async fn local_server(arguments: &LocalServerArguments, cancel: &CancellationToken) -> anyhow::Result<ExitCode> {

@@ -36,11 +36,11 @@ impl Output {
 
     /// Prints a result: the document for `--json`, else what `view` makes of it.
     pub(super) fn result<T: Serialize>(self, value: &T, view: impl FnOnce(&T) -> String) -> anyhow::Result<()> {
-        self.text(&if self.json { serde_json::to_string_pretty(value)? } else { view(value) })
+        Self::text(&if self.json { serde_json::to_string_pretty(value)? } else { view(value) })
     }
 
     /// Prints a text as the result.
-    pub(super) fn text(self, text: &str) -> anyhow::Result<()> {
+    pub(super) fn text(text: &str) -> anyhow::Result<()> {
         let mut stdout = io::stdout().lock();
         match writeln!(stdout, "{}", text.trim_end()).and_then(|()| stdout.flush()) {
             // The reader of a pipe may leave early, as `head` does.
@@ -95,7 +95,7 @@ pub(super) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(' ');
         }
         text.push(digit);

@@ -64,6 +64,7 @@ impl NumericSeen {
 
 /// One column under construction.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "a table has few columns, and a box would cost an indirection a value")]
 enum ColumnBuilder {
     Bool(BooleanBuilder),
     Int2(PrimitiveBuilder<Int16Type>),

@@ -118,6 +118,7 @@ impl PipelineError {
                 }
             }
             Self::Source(error) if error.is_unreachable() => Failure::Unreachable,
+            Self::Push(PushError::Lost { .. } | PushError::OutcomeUnknown { .. }) => Failure::Unreachable,
             _ => Failure::Failed,
         }
     }

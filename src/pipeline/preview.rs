@@ -130,7 +130,7 @@ pub async fn preview(context: &Context) -> Result<PreviewReport, PipelineError> 
         };
         let key = options.key;
         let counted = tokio::task::spawn_blocking(move || comparison.run(&key)).await??;
-        report.take(counted);
+        report.take(&counted);
     }
     report.seconds = started.elapsed().as_secs_f64();
     Ok(report)
@@ -214,7 +214,7 @@ impl Comparison {
 }
 
 impl PreviewReport {
-    fn take(&mut self, counted: Counted) {
+    fn take(&mut self, counted: &Counted) {
         let count = |name: &str| counted.counts.get(name).and_then(Value::as_u64).unwrap_or(0);
         let mean = |name: &str| counted.counts.get(name).and_then(Value::as_f64);
         (self.added, self.removed, self.changed) = (count("added"), count("removed"), count("changed"));

@@ -198,10 +198,9 @@ impl PullJob<'_> {
         let (copied, counted) = tokio::join!(copied, counted);
         let result = match (copied, counted) {
             (Ok(shares), Ok(counts)) => self.publish(publication, &snapshot, &pulling, shares, &counts).await,
-            _ if self.cancel.is_cancelled() => Err(PipelineError::Cancelled),
             // Whichever was only cancelled because of the other is not the reason.
-            (Err(PipelineError::Cancelled | PipelineError::Source(SourceError::Cancelled)), Err(error)) => Err(error),
-            (Err(error), _) | (Ok(_), Err(error)) => Err(error),
+            (Ok(_) | Err(PipelineError::Cancelled | PipelineError::Source(SourceError::Cancelled)), Err(error))
+            | (Err(error), _) => Err(error),
         };
         let manifest = match result {
             Ok(manifest) => manifest,

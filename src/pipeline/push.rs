@@ -1,5 +1,6 @@
 //! The dataset to the target, and back.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use futures::StreamExt;
@@ -43,7 +44,7 @@ pub(super) async fn push_in(context: &Context, run: &Run) -> Result<PushReport, 
     let manifest = run.lake.require_latest().await?;
     let table = dataset_of(&manifest, &context.pipeline.dataset.name)?;
     let dataset = Dataset {
-        schema: table.schema.clone(),
+        schema: Arc::clone(&table.schema),
         rows: table.rows,
         batches: read_table(&run.lake, table).map(|batch| batch.map_err(Into::into)).boxed(),
     };

@@ -40,6 +40,7 @@ impl RowFormat {
 pub(super) type WriteError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Writes batches of one schema.
+#[allow(clippy::large_enum_variant, reason = "there is one writer at a time")]
 pub(super) enum RowWriter<W: Write + Send> {
     Parquet(Box<ArrowWriter<W>>),
     Csv { writer: arrow::csv::Writer<W>, schema: SchemaRef },

@@ -67,7 +67,7 @@ pub async fn test_phase(context: &Context, number: &str, sample: u64) -> Result<
         let sampled = holder.map(|table| Sample { table: table.name.clone(), column, count: sample });
         let names = context.pipeline.tables.iter().map(|table| table.name.as_str());
         create_views(&engine, &lake, &manifest, names, sampled.as_ref())?;
-        prepare_session(&engine, &phases, &manifest)?;
+        prepare_session(&engine, &phases, &manifest, false)?;
         let reports = run_phases(&engine, &needed, &context.progress)?;
         let tables = asked.writes.iter().map(|table| tested_table(&engine, table)).collect::<Result<_, _>>()?;
         Ok(TestReport { phases: reports, tables, sample, seconds: started.elapsed().as_secs_f64() })

@@ -34,6 +34,8 @@ pub struct TransformOptions {
     pub from: Option<String>,
     /// The last phase; no dataset is made when it is not the pipeline's last.
     pub to: Option<String>,
+    /// Adds rows for declared runners without a result, with null labels: what a model is served from.
+    pub with_upcoming: bool,
 }
 
 /// What a run of the phases did.
@@ -126,6 +128,9 @@ pub(super) async fn transform_in(
     Ok(TransformReport { from, phases, dataset, seconds: started.elapsed().as_secs_f64() })
 }
 
+/// The dataset's table and the seconds its writing took.
+type WrittenDataset = (LakeTable, f64);
+
 /// Everything the blocking part needs.
 struct TransformJob {
     context: Context,
@@ -140,14 +145,14 @@ struct TransformJob {
 }
 
 impl TransformJob {
-    /// Runs the phases; gives the dataset's table and the seconds its writing took.
-    fn run(&self) -> Result<(Vec<PhaseReport>, Option<(LakeTable, f64)>), PipelineError> {
+    /// Runs the phases.
+    fn run(&self) -> Result<(Vec<PhaseReport>, Option<WrittenDataset>), PipelineError> {
         let selected = select_phases(&self.phases, self.options.from.as_deref(), self.options.to.as_deref())?;
         let engine = self.open_engine(&selected)?;
         let _watch = engine.watch_cancel(&self.runtime);
         let names = self.context.pipeline.tables.iter().map(|table| table.name.as_str());
         create_views(&engine, &self.lake, &self.manifest, names, None)?;
-        prepare_session(&engine, &self.phases, &self.manifest)?;
+        prepare_session(&engine, &self.phases, &self.manifest, self.options.with_upcoming)?;
         let reports = run_phases(&engine, &selected, &self.context.progress)?;
         let is_last = self.phases.phases.iter().rfind(|phase| phase.in_lake).map(|phase| &phase.name)
             == selected.last().map(|phase| &phase.name);
@@ -159,7 +164,7 @@ impl TransformJob {
     fn open_engine(&self, selected: &[&Phase]) -> Result<Engine, PipelineError> {
         let file = self.lake.local_path(DATABASE_FILE);
         let cancel = self.context.cancel.clone();
-        let stamp = format!("{} {}", self.manifest_stamp(), self.phases.fingerprint);
+        let stamp = format!("{} {} {}", self.manifest_stamp(), self.phases.fingerprint, self.options.with_upcoming);
         if self.options.from.is_none() {
             remove_database(&file)?;
             let engine = Engine::open(Some(&file), &self.limits, cancel)?;
@@ -191,7 +196,7 @@ impl TransformJob {
         versions.collect::<Vec<_>>().join(",")
     }
 
-    fn write_dataset(&self, engine: &Engine) -> Result<(LakeTable, f64), PipelineError> {
+    fn write_dataset(&self, engine: &Engine) -> Result<WrittenDataset, PipelineError> {
         let config = &self.context.pipeline.dataset;
         let started = Instant::now();
         if engine.columns(&config.name)?.is_empty() {
@@ -246,8 +251,13 @@ impl TransformJob {
 }
 
 /// Prelude, data tables, and `build_time()`: the snapshot's time rather than the clock, so that the same tables
-/// always make the same dataset.
-pub(super) fn prepare_session(engine: &Engine, phases: &PhaseSet, manifest: &Manifest) -> Result<(), TransformError> {
+/// always make the same dataset. And `with_upcoming()`: whether runners without a result get rows.
+pub(super) fn prepare_session(
+    engine: &Engine,
+    phases: &PhaseSet,
+    manifest: &Manifest,
+    with_upcoming: bool,
+) -> Result<(), TransformError> {
     load_data_tables(engine, phases)?;
     let times = manifest.tables.values().filter_map(|table| match &table.origin {
         Origin::Source { time, .. } => Some(time.as_str()),
@@ -255,7 +265,8 @@ pub(super) fn prepare_session(engine: &Engine, phases: &PhaseSet, manifest: &Man
     });
     let time = times.max().unwrap_or("1970-01-01T00:00:00Z").trim_end_matches('Z').replace('T', " ");
     engine.execute(&format!(
-        "CREATE OR REPLACE MACRO build_time() AS CAST({} AS TIMESTAMPTZ)",
+        "CREATE OR REPLACE MACRO with_upcoming() AS {with_upcoming}; \
+         CREATE OR REPLACE MACRO build_time() AS CAST({} AS TIMESTAMPTZ)",
         quote_literal(&format!("{time}+00"))
     ))
 }

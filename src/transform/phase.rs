@@ -304,13 +304,11 @@ fn in_run_order(mut waiting: Vec<Phase>) -> Result<Vec<Phase>, TransformError> {
         let ready = waiting.iter().position(|phase| {
             phase.reads.iter().all(|table| !unwritten.contains(table) || phase.writes.contains(table))
         });
-        match ready {
-            Some(index) => ordered.push(waiting.remove(index)),
-            None => {
-                let names: Vec<&str> = waiting.iter().map(|phase| phase.name.as_str()).collect();
-                return Err(TransformError::Circle(names.join(", ")));
-            }
-        }
+        let Some(ready) = ready else {
+            let names: Vec<&str> = waiting.iter().map(|phase| phase.name.as_str()).collect();
+            return Err(TransformError::Circle(names.join(", ")));
+        };
+        ordered.push(waiting.remove(ready));
     }
     Ok(ordered)
 }

@@ -31,10 +31,14 @@ async fn servers_that_cannot_be_reached_or_refuse_the_login() -> Result<()> {
     let db = TestDb::new("login").await?;
     assert_fails(&Workspace::at("postgres://u:p@127.0.0.1:1/d")?.run(["pull"])?, 4, "cannot reach u@127.0.0.1:1/d");
     assert_fails(&Workspace::at("postgres://u:s3cret@h:port/d")?.run(["pull"])?, 2, "DATABASE_URL is wrong");
-    let (user, rest) = db.url().split_once(':').and_then(|(scheme, rest)| {
-        let (login, server) = rest.split_once('@')?;
-        Some((format!("{scheme}:{}", login.rsplit_once(':')?.0), server.to_owned()))
-    }).context("a URL with a login")?;
+    let (user, rest) = db
+        .url()
+        .split_once(':')
+        .and_then(|(scheme, rest)| {
+            let (login, server) = rest.split_once('@')?;
+            Some((format!("{scheme}:{}", login.rsplit_once(':')?.0), server.to_owned()))
+        })
+        .context("a URL with a login")?;
     let ran = Workspace::at(&format!("{user}:wr0ng@{rest}"))?.run(["pull"])?;
     assert_fails(&ran, 2, "refuses the login; check user, password and database name");
     assert!(!ran.stderr.contains("wr0ng"), "{ran:?}");
@@ -85,7 +89,11 @@ async fn an_empty_source_table_blocks_the_rebuild() -> Result<()> {
     client.batch_execute("DELETE FROM race_results_sectional_times").await?;
     let before = live_digest(&client).await?;
     let workspace = Workspace::at(db.url())?;
-    assert_fails(&rebuild(&workspace)?, 3, "V01 source tables are there and not empty: race_results_sectional_times is empty");
+    assert_fails(
+        &rebuild(&workspace)?,
+        3,
+        "V01 source tables are there and not empty: race_results_sectional_times is empty",
+    );
     assert_eq!(live_digest(&client).await?, before);
     Ok(())
 }
@@ -126,7 +134,9 @@ async fn a_value_that_the_target_cannot_hold_is_named_and_nothing_changes() -> R
     let db = racing("value", 60).await?;
     let client = db.client().await?;
     client
-        .batch_execute("ALTER TABLE race_training_dataset ALTER COLUMN track_name TYPE varchar(5) USING left(track_name, 5)")
+        .batch_execute(
+            "ALTER TABLE race_training_dataset ALTER COLUMN track_name TYPE varchar(5) USING left(track_name, 5)",
+        )
         .await?;
     let before = live_digest(&client).await?;
     let workspace = Workspace::at(db.url())?;
@@ -187,7 +197,7 @@ async fn ctrl_c_leaves_everything_as_it_was() -> Result<()> {
     // The swap cannot have its lock and tries again and again.
     client.batch_execute("BEGIN; LOCK TABLE race_training_dataset IN ACCESS SHARE MODE").await?;
     let child = workspace.command(SMALL.iter().chain(&["push"])).spawn()?;
-    wait_for(&watcher, &blocked_by("push %")).await?;
+    wait_for(&watcher, &blocked_by("racealpha push %")).await?;
     interrupt(child.id())?;
     let ran = Ran::from(child.wait_with_output()?);
     client.batch_execute("COMMIT").await?;
@@ -243,7 +253,7 @@ async fn a_server_that_restarts_during_a_push() -> Result<()> {
     client.batch_execute("BEGIN; LOCK TABLE race_training_dataset IN ACCESS SHARE MODE").await?;
     let child = workspace.command(SMALL.iter().chain(&["push"])).spawn()?;
     let watcher = crate::support::connect(url.as_str()).await?;
-    wait_for(&watcher, &blocked_by("push %")).await?;
+    wait_for(&watcher, &blocked_by("racealpha push %")).await?;
     let server = tokio::task::spawn_blocking(move || {
         server.stop_immediate()?;
         server.restart()?;

@@ -48,7 +48,8 @@ async fn exports_hold_every_row_in_every_format() -> Result<()> {
     let db = racing("export", 100).await?;
     let workspace = Workspace::at(db.url())?;
     workspace.run(["pull"])?.ok()?;
-    let rows = workspace.run(["--json", "query", "SELECT count(*) AS n FROM race_results_sectional_times"])?.ok()?.json()?;
+    let rows =
+        workspace.run(["--json", "query", "SELECT count(*) AS n FROM race_results_sectional_times"])?.ok()?.json()?;
     let rows = usize::try_from(rows[0]["n"].as_u64().context("a count")?)?;
     let table = ["--table", "race_results_sectional_times"];
 
@@ -86,10 +87,16 @@ async fn a_phase_is_tested_on_a_sample_and_publishes_nothing() -> Result<()> {
     let report = workspace.run(["--json", "test", "2", "--sample", "50"])?.ok()?.json()?;
     let tables = report["tables"].as_array().context("tables")?;
     assert!(tables.iter().all(|table| table["columns"].as_array().is_some_and(|columns| !columns.is_empty())));
-    assert_eq!(report["phases"].as_array().and_then(|all| all.last()).map(|p| &p["phase"]), Some(&"02_career_form_stats".into()));
+    assert_eq!(
+        report["phases"].as_array().and_then(|all| all.last()).map(|p| &p["phase"]),
+        Some(&"02_career_form_stats".into())
+    );
     assert_eq!(workspace.lake_files("manifest").len(), 1);
     let ran = workspace.run(["test", "77"])?;
-    assert!(ran.code == Some(2) && ran.stderr.contains("there is no phase 77; the phases are 01_base_rebuild"), "{ran:?}");
+    assert!(
+        ran.code == Some(2) && ran.stderr.contains("there is no phase 77; the phases are 01_base_rebuild"),
+        "{ran:?}"
+    );
     Ok(())
 }
 
@@ -122,7 +129,8 @@ fn a_dot_env_file_is_read_and_beaten_by_the_environment() -> Result<()> {
     let status = workspace.run(["--json", "status"])?.ok()?;
     assert_eq!(status.json()?["source"]["server"], "u@127.0.0.1:1/from_file");
     assert!(!format!("{status:?}").contains("s3cret"));
-    let other = workspace.command(["--json", "status"]).env("DATABASE_URL", "postgres://u@127.0.0.1:1/other").output()?;
+    let other =
+        workspace.command(["--json", "status"]).env("DATABASE_URL", "postgres://u@127.0.0.1:1/other").output()?;
     assert_eq!(crate::support::Ran::from(other).json()?["source"]["server"], "u@127.0.0.1:1/other");
     Ok(())
 }
@@ -131,8 +139,10 @@ fn a_dot_env_file_is_read_and_beaten_by_the_environment() -> Result<()> {
 fn every_command_explains_itself_with_an_example() -> Result<()> {
     let workspace = Workspace::new()?;
     let help = workspace.run(["--help"])?.ok()?.stdout;
-    let listed = help.lines().skip_while(|line| !line.starts_with("Commands:")).skip(1).take_while(|line| !line.is_empty());
-    let commands: Vec<&str> = listed.filter_map(|line| line.strip_prefix("  ")?.split(' ').next()).filter(|c| !c.is_empty()).collect();
+    let listed =
+        help.lines().skip_while(|line| !line.starts_with("Commands:")).skip(1).take_while(|line| !line.is_empty());
+    let commands: Vec<&str> =
+        listed.filter_map(|line| line.strip_prefix("  ")?.split(' ').next()).filter(|c| !c.is_empty()).collect();
     assert!(commands.len() >= 14 && !commands.contains(&"local-server"), "{commands:?}");
     for command in commands.into_iter().filter(|command| *command != "help") {
         let help = workspace.run([command, "--help"])?.ok()?.stdout;

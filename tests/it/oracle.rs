@@ -57,7 +57,9 @@ async fn pulled_values_print_as_the_server_prints_them() -> Result<()> {
 
     for (index, (name, _, how)) in TYPES.iter().enumerate() {
         let sql = match *how {
-            "float" => format!("SELECT id, CASE WHEN v IS NOT NULL THEN hex(v) END AS v FROM (SELECT id, v FROM t{index})"),
+            "float" => {
+                format!("SELECT id, CASE WHEN v IS NOT NULL THEN hex(v) END AS v FROM (SELECT id, v FROM t{index})")
+            }
             "interval" => format!(
                 "SELECT id, (datepart('year', v) * 12 + datepart('month', v))::text || ' ' || datepart('day', v)::text || ' ' || \
                  (datepart('hour', v)::hugeint * 3600000000 + datepart('minute', v) * 60000000 + datepart('microsecond', v))::text AS v \
@@ -124,7 +126,9 @@ async fn a_value_that_cannot_be_held_is_named() -> Result<()> {
     let db = TestDb::new("unheld").await?;
     let client = db.client().await?;
     client
-        .batch_execute("CREATE TABLE t (id integer PRIMARY KEY, v numeric(6,2)); INSERT INTO t VALUES (1, 1.5), (2, 'NaN')")
+        .batch_execute(
+            "CREATE TABLE t (id integer PRIMARY KEY, v numeric(6,2)); INSERT INTO t VALUES (1, 1.5), (2, 'NaN')",
+        )
         .await?;
     let workspace = Workspace::at(db.url())?;
     std::fs::write(

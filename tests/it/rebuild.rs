@@ -1,5 +1,7 @@
 //! The main job, start to end, with the real program on a real server.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test says what it could not try")]
+
 use std::env;
 use std::path::Path;
 use std::process::Command;
@@ -19,7 +21,9 @@ fn small<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
 async fn a_rebuild_replaces_the_live_table_and_can_be_undone() -> Result<()> {
     let db = racing("rebuild", 800).await?;
     let client = db.client().await?;
-    let count = async || Ok::<i64, anyhow::Error>(client.query_one("SELECT count(*) FROM race_training_dataset", &[]).await?.get(0));
+    let count = async || {
+        Ok::<i64, anyhow::Error>(client.query_one("SELECT count(*) FROM race_training_dataset", &[]).await?.get(0))
+    };
     let before = count().await?;
     let workspace = Workspace::at(db.url())?;
 
@@ -44,7 +48,8 @@ async fn a_rebuild_replaces_the_live_table_and_can_be_undone() -> Result<()> {
     assert_eq!(count().await?, rows);
 
     let history = workspace.run(["--json", "history"])?.ok()?.json()?;
-    let commands: Vec<&str> = history.as_array().context("runs")?.iter().filter_map(|run| run["command"].as_str()).collect();
+    let commands: Vec<&str> =
+        history.as_array().context("runs")?.iter().filter_map(|run| run["command"].as_str()).collect();
     assert_eq!(commands, ["rollback", "rollback", "rebuild"]);
     let status = workspace.run(["--json", "status"])?.ok()?.json()?;
     assert_eq!(status["version"].as_u64(), Some(2));

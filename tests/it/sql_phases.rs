@@ -7,7 +7,9 @@ use anyhow::{Context, Result};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use racealpha::pg::{quote_ident, quote_literal};
 use racealpha::progress::Progress;
-use racealpha::transform::{Engine, EngineLimits, PhaseSet, TransformError, load_data_tables, run_phases, select_phases};
+use racealpha::transform::{
+    Engine, EngineLimits, PhaseSet, TransformError, load_data_tables, run_phases, select_phases,
+};
 use sqllogictest::{DB, DBOutput, DefaultColumnType, Runner};
 use tokio_util::sync::CancellationToken;
 
@@ -43,7 +45,9 @@ impl Case {
             ))?;
         }
         load_data_tables(&engine, &phases)?;
-        engine.execute(&format!("CREATE MACRO build_time() AS CAST('{BUILD_TIME}' AS TIMESTAMPTZ)"))?;
+        engine.execute(&format!(
+            "CREATE MACRO with_upcoming() AS true; CREATE MACRO build_time() AS CAST('{BUILD_TIME}' AS TIMESTAMPTZ)"
+        ))?;
         Ok(Self { engine, phases })
     }
 }
@@ -68,8 +72,12 @@ impl DB for Case {
         let shown = |error: arrow::error::ArrowError| TransformError::Query(error.to_string());
         let mut rows = Vec::new();
         for batch in &batches {
-            let columns: Vec<_> =
-                batch.columns().iter().map(|c| ArrayFormatter::try_new(c, &options)).collect::<Result<_, _>>().map_err(shown)?;
+            let columns: Vec<_> = batch
+                .columns()
+                .iter()
+                .map(|c| ArrayFormatter::try_new(c, &options))
+                .collect::<Result<_, _>>()
+                .map_err(shown)?;
             rows.extend((0..batch.num_rows()).map(|row| columns.iter().map(|c| c.value(row).to_string()).collect()));
         }
         Ok(DBOutput::Rows { types: vec![DefaultColumnType::Any; schema.fields().len()], rows })
@@ -85,7 +93,8 @@ impl DB for Case {
 #[test]
 fn phases_give_the_answers_worked_out_by_hand() -> Result<()> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/sql");
-    let mut scripts: Vec<PathBuf> = fs::read_dir(&folder)?.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;
+    let mut scripts: Vec<PathBuf> =
+        fs::read_dir(&folder)?.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;
     scripts.retain(|path| path.extension().is_some_and(|extension| extension == "slt"));
     scripts.sort();
     assert!(scripts.len() >= 5, "the cases are in {}", folder.display());

@@ -8,14 +8,8 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 /// Variables of the tester's machine that the program would read.
-const SETTINGS: [&str; 6] = [
-    "DATABASE_URL",
-    "TARGET_DATABASE_URL",
-    "RACEALPHA_LAKE",
-    "RACEALPHA_JOBS",
-    "RACEALPHA_MEMORY",
-    "RUST_LOG",
-];
+const SETTINGS: [&str; 6] =
+    ["DATABASE_URL", "TARGET_DATABASE_URL", "RACEALPHA_LAKE", "RACEALPHA_JOBS", "RACEALPHA_MEMORY", "RUST_LOG"];
 
 /// A folder to run the program in; its lake is `data_lake` below it.
 #[derive(Debug)]
@@ -83,7 +77,12 @@ impl Workspace {
         if let Some(url) = &self.url {
             command.env("DATABASE_URL", url);
         }
-        command.args(arguments).current_dir(self.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .args(arguments)
+            .current_dir(self.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         command
     }
 
