@@ -22,7 +22,9 @@ use super::{DataFile, Lake, LakeError, PartitionTransform, ValueRange, Version};
 /// Rows of a row group at most: large enough for dictionaries, small enough to skip and to read in parallel.
 const ROW_GROUP_ROWS_MAX: usize = 250_000;
 /// Encoded bytes that the open row groups of one writer may hold in memory together.
-const ROW_GROUP_BYTES_MAX: usize = 8 << 20;
+const ROW_GROUP_BYTES_MAX: usize = 6 << 20;
+/// A dictionary beyond this size is given up: it would save little, and every column of every open file has one.
+const DICTIONARY_BYTES_MAX: usize = 256 << 10;
 /// Files one writer keeps open; with more partitions at once the fullest is closed.
 const OPEN_FILES_MAX: usize = 32;
 /// Encoded bytes are handed to the store in pieces of this size.
@@ -30,7 +32,7 @@ const UPLOAD_BYTES: usize = 1 << 20;
 /// Size of an uploaded part: the least that object stores take.
 const PART_BYTES: usize = 5 << 20;
 /// Parts on their way to the store at once.
-const PARTS_IN_FLIGHT_MAX: usize = 2;
+const PARTS_IN_FLIGHT_MAX: usize = 1;
 
 /// Where a table's files go and how its rows are spread over them.
 #[derive(Debug, Clone)]
@@ -285,6 +287,7 @@ fn properties() -> WriterProperties {
         // a few percent of size.
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX))
+        .set_dictionary_page_size_limit(DICTIONARY_BYTES_MAX)
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .build()
 }

@@ -2,8 +2,8 @@
 //! record batches to an encoder thread of its own over a bounded queue.
 //!
 //! ```text
-//! session 1 ── COPY ──▶ decode ──▶ [2 batches] ──▶ Parquet encoder ──▶ object store
-//! session 2 ── COPY ──▶ decode ──▶ [2 batches] ──▶ Parquet encoder ──▶ object store
+//! session 1 ── COPY ──▶ decode ──▶ [1 batch] ──▶ Parquet encoder ──▶ object store
+//! session 2 ── COPY ──▶ decode ──▶ [1 batch] ──▶ Parquet encoder ──▶ object store
 //! coordinator: exports the snapshot, counts each table in it
 //! ```
 
@@ -40,7 +40,7 @@ const BATCH_ROWS_MAX: usize = 16_384;
 /// Wire bytes of a record batch at most.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 /// Batches that wait for the encoder; a slow disk then slows the server down instead of filling memory.
-const QUEUED_BATCHES_MAX: usize = 2;
+const QUEUED_BATCHES_MAX: usize = 1;
 
 /// What a pull did.
 #[derive(Debug, Clone, Serialize)]
