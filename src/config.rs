@@ -392,6 +392,13 @@ impl Settings {
     }
 }
 
+/// One variable of the environment or of the `.env` file, for what starts before [`Settings`] can be read.
+pub fn early_setting(name: &str) -> Option<String> {
+    // A `.env` file that cannot be read is reported with the settings.
+    let from_file = || dotenvy::dotenv_iter().ok()?.flatten().find(|(key, _)| key == name).map(|(_, value)| value);
+    env::var(name).ok().or_else(from_file).filter(|value| !value.is_empty())
+}
+
 /// The error without the line, which may hold a password.
 fn dotenv_message(error: &dotenvy::Error) -> String {
     match error {

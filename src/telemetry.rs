@@ -7,11 +7,11 @@ use tracing_subscriber::EnvFilter;
 /// The filter at each `-v`; the first is the default.
 const FILTERS: [&str; 4] = ["warn", "racealpha=info,warn", "racealpha=debug,info", "trace"];
 
-/// Starts the log. `RUST_LOG` beats `-v`; a second call changes nothing.
-pub fn start(verbosity: u8, quiet: bool) {
+/// Starts the log. `filter`, the value of `RUST_LOG`, beats `-v`; a second call changes nothing.
+pub fn start(filter: Option<&str>, verbosity: u8, quiet: bool) {
     let wanted = FILTERS[usize::from(verbosity).min(FILTERS.len() - 1)];
     let default = if quiet { "error" } else { wanted };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let filter = EnvFilter::new(filter.unwrap_or(default));
     let started = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

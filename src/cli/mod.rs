@@ -21,7 +21,8 @@ const RUNTIME_THREADS: usize = 2;
 /// Parses the arguments, runs the command, prints its result.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    crate::telemetry::start(arguments.verbose, arguments.quiet);
+    let filter = crate::config::early_setting("RUST_LOG");
+    crate::telemetry::start(filter.as_deref(), arguments.verbose, arguments.quiet);
     let output = Output::new(arguments.json, arguments.quiet);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(RUNTIME_THREADS).enable_all().build();
     let result = match runtime {

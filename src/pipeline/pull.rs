@@ -96,6 +96,7 @@ impl From<&TableConfig> for TablePull {
 /// [`PipelineError`]; the lake's previous version stays as it was.
 pub async fn pull(context: &Context, only: &[String]) -> Result<PullReport, PipelineError> {
     let tables = chosen(&context.pipeline, only)?;
+    context.settings.source()?;
     with_run(context, "pull", async |run| pull_tables(context, run, &tables).await).await
 }
 

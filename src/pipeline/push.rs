@@ -27,6 +27,7 @@ pub(super) fn target_options(context: &Context) -> TargetOptions {
 /// # Errors
 /// [`PipelineError::Blocked`], [`PipelineError::Push`]; the live table stays as it was.
 pub async fn push(context: &Context, force: bool) -> Result<PushReport, PipelineError> {
+    context.settings.target()?;
     with_run(context, "push", async |run| {
         let report = validate_in(context, run).await?;
         let blockers = crate::validate::Report { findings: report.findings };
@@ -60,6 +61,7 @@ pub(super) async fn push_in(context: &Context, run: &Run) -> Result<PushReport, 
 /// # Errors
 /// [`PipelineError::Push`]; the live table stays as it was.
 pub async fn rollback(context: &Context) -> Result<RollbackReport, PipelineError> {
+    context.settings.target()?;
     with_run(context, "rollback", async |run| {
         let (url, options) = (context.settings.target()?, target_options(context));
         Ok(push::rollback(url, &options, run.id.as_str(), &context.progress, &context.cancel).await?)

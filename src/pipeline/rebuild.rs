@@ -35,13 +35,14 @@ pub struct RebuildReport {
 /// # Errors
 /// [`PipelineError`]; what was published before the failure stays in the lake, and the live table as it was.
 pub async fn rebuild(context: &Context) -> Result<RebuildReport, PipelineError> {
+    // A wrong setting is better found before the long steps than after them.
+    context.settings.source()?;
+    context.settings.target()?;
     with_run(context, "rebuild", async |run| rebuild_in(context, run).await).await
 }
 
 async fn rebuild_in(context: &Context, run: &Run) -> Result<RebuildReport, PipelineError> {
     let started = Instant::now();
-    // A wrong setting is better found before the long steps than after them.
-    context.settings.target()?;
     let pull = pull_all(context, run).await?;
     let transform = transform_in(context, run, &TransformOptions::default()).await?;
     let validate = validate_in(context, run).await?;
