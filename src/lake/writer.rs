@@ -24,7 +24,7 @@ const ROW_GROUP_ROWS_MAX: usize = 250_000;
 /// Encoded bytes that the open row groups of one writer may hold in memory together.
 const ROW_GROUP_BYTES_MAX: usize = 6 << 20;
 /// A dictionary beyond this size is given up: it would save little, and every column of every open file has one.
-const DICTIONARY_BYTES_MAX: usize = 256 << 10;
+const DICTIONARY_BYTES_MAX: usize = 64 << 10;
 /// Files one writer keeps open; with more partitions at once the fullest is closed.
 const OPEN_FILES_MAX: usize = 32;
 /// Encoded bytes are handed to the store in pieces of this size.
