@@ -8,6 +8,9 @@ use comfy_table::{CellAlignment, ContentArrangement, Table};
 use serde::Serialize;
 use serde_json::json;
 
+/// Terminals at least this wide get long cells folded.
+const FOLDED_WIDTH_MIN: u16 = 60;
+
 /// How results are printed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Output {
@@ -77,7 +80,11 @@ fn sentence(error: &anyhow::Error) -> String {
 /// A table for people. Columns whose header begins with `#` hold numbers and are set right.
 pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_style(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(UTF8_FULL_CONDENSED);
+    // A terminal that reports hardly any width would get one letter a line.
+    if table.width().is_some_and(|width| width >= FOLDED_WIDTH_MIN) {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+    }
     table.set_header(header.iter().map(|name| name.trim_start_matches('#')));
     for row in rows {
         table.add_row(row);
