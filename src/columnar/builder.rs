@@ -4,12 +4,13 @@ use std::str;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryArray, BinaryBuilder, BooleanBuilder, FixedSizeBinaryBuilder, Int32Builder, Int64Builder,
-    NullBufferBuilder, PrimitiveBuilder, RecordBatch, StringArray, StringBuilder, StructArray,
+    Array, ArrayRef, BinaryArray, BinaryBuilder, BooleanBuilder, FixedSizeBinaryBuilder, GenericByteArray,
+    GenericByteBuilder, Int32Builder, Int64Builder, NullBufferBuilder, PrimitiveBuilder, RecordBatch, StringArray,
+    StringBuilder, StructArray,
 };
 use arrow::datatypes::{
-    ArrowPrimitiveType, DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type,
-    Int64Type, SchemaRef, Time64MicrosecondType, TimestampMicrosecondType,
+    ArrowPrimitiveType, ByteArrayType, DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type,
+    Int32Type, Int64Type, SchemaRef, Time64MicrosecondType, TimestampMicrosecondType,
 };
 use arrow::error::ArrowError;
 
@@ -198,18 +199,18 @@ impl ColumnBuilder {
     fn finish(&mut self) -> Result<ArrayRef, (usize, FieldError)> {
         Ok(match self {
             Self::Bool(builder) => Arc::new(builder.finish()),
-            Self::Int2(builder) => Arc::new(builder.finish()),
-            Self::Int4(builder) => Arc::new(builder.finish()),
-            Self::Int8(builder) => Arc::new(builder.finish()),
-            Self::Float4(builder) => Arc::new(builder.finish()),
-            Self::Float8(builder) => Arc::new(builder.finish()),
-            Self::Decimal { builder, .. } => Arc::new(builder.finish()),
-            Self::NumericText { builder, .. } => Arc::new(builder.finish()),
-            Self::Text(builder) | Self::Jsonb(builder) => Arc::new(checked_text(&builder.finish())?),
-            Self::Bytea(builder) => Arc::new(builder.finish()),
-            Self::Date(builder) => Arc::new(builder.finish()),
-            Self::Time(builder) => Arc::new(builder.finish()),
-            Self::Timestamp(builder) => Arc::new(builder.finish()),
+            Self::Int2(builder) => take_primitives(builder),
+            Self::Int4(builder) => take_primitives(builder),
+            Self::Int8(builder) => take_primitives(builder),
+            Self::Float4(builder) => take_primitives(builder),
+            Self::Float8(builder) => take_primitives(builder),
+            Self::Decimal { builder, .. } => take_primitives(builder),
+            Self::NumericText { builder, .. } => Arc::new(take_bytes(builder)),
+            Self::Text(builder) | Self::Jsonb(builder) => Arc::new(checked_text(&take_bytes(builder))?),
+            Self::Bytea(builder) => Arc::new(take_bytes(builder)),
+            Self::Date(builder) => take_primitives(builder),
+            Self::Time(builder) => take_primitives(builder),
+            Self::Timestamp(builder) => take_primitives(builder),
             Self::Uuid(builder) => Arc::new(builder.finish()),
             Self::Interval { months, days, micros, validity } => Arc::new(StructArray::new(
                 interval_fields(),
@@ -218,6 +219,23 @@ impl ColumnBuilder {
             )),
         })
     }
+}
+
+/// Room for as much as the last batch held and some more: growing while values come would copy them again and again.
+fn room_for_next(last: usize) -> usize {
+    last + last / 8
+}
+
+fn take_primitives<T: ArrowPrimitiveType>(builder: &mut PrimitiveBuilder<T>) -> ArrayRef {
+    let array = builder.finish();
+    *builder = PrimitiveBuilder::with_capacity(room_for_next(array.len())).with_data_type(array.data_type().clone());
+    Arc::new(array)
+}
+
+fn take_bytes<T: ByteArrayType>(builder: &mut GenericByteBuilder<T>) -> GenericByteArray<T> {
+    let array = builder.finish();
+    *builder = GenericByteBuilder::with_capacity(room_for_next(array.len()), room_for_next(array.value_data().len()));
+    array
 }
 
 fn bytes<const N: usize>(field: &[u8]) -> Result<[u8; N], FieldError> {

@@ -13,6 +13,7 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::statistics::Statistics;
+use parquet::schema::types::ColumnPath;
 use tokio::runtime::Handle;
 
 use super::partition::{self, PartitionKey};
@@ -148,7 +149,7 @@ impl TableWriter {
         let name = format!("part-{}-{}-{:05}.parquet", self.layout.run_id, self.worker, self.files_begun);
         let path = self.folder().parts().map(|part| part.as_ref().to_owned()).chain(folders).chain([name]).collect();
         self.files_begun += 1;
-        OpenFile::create(&self.lake, self.runtime.clone(), path, &self.schema)
+        OpenFile::create(&self.lake, self.runtime.clone(), path, &self.schema, &self.layout.key)
     }
 
     fn close(&mut self, key: &PartitionKey) -> Result<(), LakeError> {
@@ -230,9 +231,9 @@ struct OpenFile {
 }
 
 impl OpenFile {
-    fn create(lake: &Lake, runtime: Handle, path: Path, schema: &SchemaRef) -> Result<Self, LakeError> {
+    fn create(lake: &Lake, runtime: Handle, path: Path, schema: &SchemaRef, key: &[String]) -> Result<Self, LakeError> {
         let encoded = Encoded::default();
-        let encoder = ArrowWriter::try_new(encoded.clone(), Arc::clone(schema), Some(properties()))
+        let encoder = ArrowWriter::try_new(encoded.clone(), Arc::clone(schema), Some(properties(schema, key)))
             .map_err(|source| write_error(&path, source))?;
         let upload = BufWriter::with_capacity(Arc::clone(lake.store()), path.clone(), PART_BYTES)
             .with_max_concurrency(PARTS_IN_FLIGHT_MAX);
@@ -280,8 +281,21 @@ impl OpenFile {
     }
 }
 
-fn properties() -> WriterProperties {
-    WriterProperties::builder()
+/// How the columns of a table are encoded.
+fn properties(schema: &SchemaRef, key: &[String]) -> WriterProperties {
+    let mut properties = WriterProperties::builder();
+    for field in schema.fields() {
+        let column = ColumnPath::from(field.name().as_str());
+        // Least and greatest text hardly ever rules out a row group, and finding them compares every value twice.
+        if *field.data_type() == DataType::Utf8 && !key.contains(field.name()) {
+            properties = properties.set_column_statistics_enabled(column.clone(), EnabledStatistics::None);
+        }
+        // No value of a whole key repeats, so a dictionary of them is given up in every row group anew.
+        if key == [field.name().as_str()] {
+            properties = properties.set_column_dictionary_enabled(column, false);
+        }
+    }
+    properties
         .set_created_by(format!("racealpha {}", env!("CARGO_PKG_VERSION")))
         // The default, level 1, is the fastest: the encoder is most of a pull's client time, and higher levels win
         // a few percent of size.

@@ -1,25 +1,25 @@
 //! Opening sessions: the URL with its secret, TLS, and errors that say what to do.
 
 use std::fmt;
+use std::io;
 use std::ops::Deref;
+use std::path::Path;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_name};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio_postgres::config::{Host, SslMode};
+use tokio::time::timeout;
+use tokio_postgres::config::{Host, SslMode, SslNegotiation};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config};
-use tokio_postgres_rustls::MakeRustlsConnect;
 use url::Url;
 
+use super::copy_tap::{CopyOut, block_queue};
+use super::encryption::{Encryption, TappedConnect, Verify, tls_config};
+
+const DEFAULT_PORT: u16 = 5432;
 /// A server that does not answer within this time counts as unreachable.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Idle time before the first TCP keepalive, so that a vanished server is noticed within about a minute.
@@ -37,17 +37,6 @@ const SESSION_SETTINGS: &str = "SET client_encoding = 'UTF8'; SET DateStyle = 'I
      SET TimeZone = 'UTC'; SET bytea_output = 'hex'; SET extra_float_digits = 1; \
      SET standard_conforming_strings = on; SET jit = off; SET statement_timeout = 0; \
      SET idle_in_transaction_session_timeout = 0; SET search_path = pg_catalog";
-
-/// How the server's certificate is treated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verify {
-    /// Encryption only, as libpq's `prefer` and `require`.
-    Nothing,
-    /// The certificate must chain to a trusted root.
-    Chain,
-    /// And be issued for the host.
-    ChainAndHost,
-}
 
 /// Where a database is and how to log in. Its `Debug` and `Display` never show the password.
 #[derive(Clone)]
@@ -127,7 +116,7 @@ fn shown(config: &Config) -> String {
         Some(Host::Unix(path)) => path.display().to_string(),
         None => "localhost".to_owned(),
     };
-    let port = config.get_ports().first().copied().unwrap_or(5432);
+    let port = config.get_ports().first().copied().unwrap_or(DEFAULT_PORT);
     let user = config.get_user().unwrap_or("");
     format!("{user}@{host}:{port}/{}", config.get_dbname().unwrap_or(user))
 }
@@ -148,7 +137,7 @@ pub enum ConnectError {
         /// `user@host:port/database`.
         server: String,
         /// The network's error.
-        source: tokio_postgres::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The server refused the login.
     #[error("{server} refuses the login; check user, password and database name")]
@@ -199,6 +188,8 @@ pub fn is_connection_lost(error: &tokio_postgres::Error) -> bool {
 pub struct Session {
     client: Client,
     driver: JoinHandle<()>,
+    /// Rows of the running COPY.
+    copied: mpsc::Receiver<Vec<u8>>,
 }
 
 impl Session {
@@ -207,16 +198,22 @@ impl Session {
     /// # Errors
     /// [`ConnectError`] by what a person can do about it.
     pub async fn open(url: &DatabaseUrl, application: &str) -> Result<Self, ConnectError> {
-        let tls = MakeRustlsConnect::new(tls_config(url)?);
+        let (blocks, copied) = block_queue();
+        let encryption = Encryption { mode: url.config.get_ssl_mode(), negotiation: url.config.get_ssl_negotiation() };
+        let tapped = TappedConnect::new(tls_config(url.verify, url.root_certificate.as_deref())?, encryption, blocks);
         let mut config = url.config.clone();
-        config.application_name(application);
-        let (client, connection) = config.connect(tls).await.map_err(|source| login_error(url, source))?;
-        let driver = tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "connection ended");
-            }
-        });
-        let session = Self { client, driver };
+        // The tap negotiates the encryption itself, because it sits above it; the library must leave that alone.
+        config.application_name(application).ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
+        let (client, driver) = if let Some(Host::Unix(folder)) = config.get_hosts().first() {
+            let stream = connect_unix(url, folder).await?;
+            let connected = config.connect_raw(stream, tapped.plain()).await;
+            let (client, connection) = connected.map_err(|source| login_error(url, source))?;
+            (client, tokio::spawn(drive(connection)))
+        } else {
+            let (client, connection) = config.connect(tapped).await.map_err(|source| login_error(url, source))?;
+            (client, tokio::spawn(drive(connection)))
+        };
+        let session = Self { client, driver, copied };
         session
             .client
             .batch_execute(SESSION_SETTINGS)
@@ -224,6 +221,28 @@ impl Session {
             .map_err(|source| ConnectError::SetUp { server: url.to_string(), source })?;
         Ok(session)
     }
+
+    /// Runs `COPY … TO STDOUT`.
+    ///
+    /// # Errors
+    /// The server's error, or the network's.
+    pub async fn copy_out(&mut self, sql: &str) -> Result<CopyOut<'_>, tokio_postgres::Error> {
+        Ok(CopyOut::new(&mut self.copied, self.client.simple_query_raw(sql).await?))
+    }
+}
+
+/// Runs the connection until it ends.
+async fn drive(connection: impl Future<Output = Result<(), tokio_postgres::Error>>) {
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+async fn connect_unix(url: &DatabaseUrl, folder: &Path) -> Result<UnixStream, ConnectError> {
+    let port = url.config.get_ports().first().copied().unwrap_or(DEFAULT_PORT);
+    let connect = UnixStream::connect(folder.join(format!(".s.PGSQL.{port}")));
+    let connected = timeout(CONNECT_TIMEOUT, connect).await.map_err(io::Error::from).and_then(|stream| stream);
+    connected.map_err(|source| ConnectError::Unreachable { server: url.to_string(), source: source.into() })
 }
 
 impl Deref for Session {
@@ -257,136 +276,7 @@ fn login_error(url: &DatabaseUrl, source: tokio_postgres::Error) -> ConnectError
         {
             ConnectError::LoginRefused { server, source }
         }
-        _ => ConnectError::Unreachable { server, source },
-    }
-}
-
-fn tls_config(url: &DatabaseUrl) -> Result<ClientConfig, ConnectError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .map_err(|source| ConnectError::Certificates { path: None, source: source.into() })?;
-    if url.verify == Verify::Nothing {
-        let verifier = AcceptAny { provider };
-        return Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth());
-    }
-    let roots = Arc::new(trusted_roots(url.root_certificate.as_deref())?);
-    if url.verify == Verify::ChainAndHost {
-        return Ok(builder.with_root_certificates(roots).with_no_client_auth());
-    }
-    let chain = WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), provider)
-        .build()
-        .map_err(|source| ConnectError::Certificates { path: url.root_certificate.clone(), source: source.into() })?;
-    Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(ChainOnly { chain })).with_no_client_auth())
-}
-
-fn trusted_roots(path: Option<&str>) -> Result<RootCertStore, ConnectError> {
-    let failed = |source: Box<dyn std::error::Error + Send + Sync>| ConnectError::Certificates {
-        path: path.map(str::to_owned),
-        source,
-    };
-    let mut roots = RootCertStore::empty();
-    if let Some(path) = path {
-        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| failed(error.into()))? {
-            let certificate = certificate.map_err(|error| failed(error.into()))?;
-            roots.add(certificate).map_err(|error| failed(error.into()))?;
-        }
-    } else {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    }
-    if roots.is_empty() {
-        return Err(failed("no certificate found".into()));
-    }
-    Ok(roots)
-}
-
-/// `sslmode=verify-ca`: the chain counts, the host name does not.
-#[derive(Debug)]
-struct ChainOnly {
-    chain: Arc<WebPkiServerVerifier>,
-}
-
-impl ServerCertVerifier for ChainOnly {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let verdict = self.chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
-        let name_matches = verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name).is_ok();
-        match verdict {
-            // The chain is checked before the name, so a failure with a wrong name is the name's.
-            Err(rustls::Error::InvalidCertificate(
-                rustls::CertificateError::NotValidForName | rustls::CertificateError::NotValidForNameContext { .. },
-            )) if !name_matches => Ok(ServerCertVerified::assertion()),
-            verdict => verdict,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chain.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chain.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
-    }
-}
-
-/// `sslmode=prefer` and `require`: encrypts and believes any certificate, as libpq does.
-#[derive(Debug)]
-struct AcceptAny {
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for AcceptAny {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        _ => ConnectError::Unreachable { server, source: source.into() },
     }
 }
 

@@ -4,7 +4,7 @@
 //! ```text
 //! session 1 ── COPY ──▶ decode ──▶ [1 batch] ──▶ Parquet encoder ──▶ object store
 //! session 2 ── COPY ──▶ decode ──▶ [1 batch] ──▶ Parquet encoder ──▶ object store
-//! coordinator: exports the snapshot, counts each table in it
+//! coordinator: exports the snapshot
 //! ```
 
 use std::collections::{BTreeMap, VecDeque};
@@ -27,14 +27,12 @@ use crate::config::{Pipeline, TableConfig};
 use crate::lake::{
     DataFile, Lake, LakeError, LakeTable, Origin, PartitionTransform, Publication, TableLayout, TableWriter, Version,
 };
-use crate::pg::{DatabaseUrl, RelationInfo, Session, describe_table, quote_table};
+use crate::pg::{DatabaseUrl, RelationInfo, Session, describe_table};
 use crate::progress::{Progress, Step, Work};
 use crate::schema::TableName;
 use crate::source::{CopyRange, CopyStream, SharedSnapshot, SnapshotInfo, SourceError, plan_ranges};
 use crate::wire::CopyDecoder;
 
-/// Wire bytes decoded at once: a block and its offsets stay in the processor's cache.
-const BLOCK_BYTES: usize = 128 << 10;
 /// Rows of a record batch at most.
 const BATCH_ROWS_MAX: usize = 16_384;
 /// Wire bytes of a record batch at most.
@@ -161,6 +159,8 @@ struct Pulling {
 #[derive(Default)]
 struct Share {
     files: Vec<DataFile>,
+    /// Rows that the server says it sent.
+    rows_sent: u64,
     seen: Vec<Option<NumericSeen>>,
 }
 
@@ -182,26 +182,11 @@ impl PullJob<'_> {
 
         // A failure of one ends all, and what was written is removed.
         let all = self.cancel.child_token();
-        let copied = async {
-            let result = self.copy(&snapshot, &pulling, &queue, &all).await;
-            if result.is_err() {
-                all.cancel();
-            }
-            result
-        };
-        let counted = async {
-            let result = unless_cancelled(&all, count_rows(&snapshot, &pulling)).await.and_then(|counts| counts);
-            if result.is_err() {
-                all.cancel();
-            }
-            result
-        };
-        let (copied, counted) = tokio::join!(copied, counted);
-        let result = match (copied, counted) {
-            (Ok(shares), Ok(counts)) => self.publish(publication, &snapshot, &pulling, shares, &counts).await,
-            // Whichever was only cancelled because of the other is not the reason.
-            (Ok(_) | Err(PipelineError::Cancelled | PipelineError::Source(SourceError::Cancelled)), Err(error))
-            | (Err(error), _) => Err(error),
+        let copied = self.copy(&snapshot, &pulling, &queue, &all).await;
+        all.cancel();
+        let result = match copied {
+            Ok(shares) => self.publish(publication, &snapshot, &pulling, shares).await,
+            Err(error) => Err(error),
         };
         let manifest = match result {
             Ok(manifest) => manifest,
@@ -331,24 +316,24 @@ impl PullJob<'_> {
         snapshot: &SharedSnapshot,
         pulling: &[Pulling],
         shares: Vec<(usize, Share)>,
-        counts: &[u64],
     ) -> Result<crate::lake::Manifest, PipelineError> {
         let mut joined: Vec<Share> = pulling.iter().map(|_| Share::default()).collect();
         for (index, share) in shares {
             let into = &mut joined[index];
             into.files.extend(share.files);
+            into.rows_sent += share.rows_sent;
             into.seen = match into.seen.as_slice() {
                 [] => share.seen,
                 seen => seen.iter().zip(share.seen).map(|(a, b)| Some(a.as_ref()?.union(b?))).collect(),
             };
         }
         let mut tables = BTreeMap::new();
-        for ((pulling, mut share), source_rows) in pulling.iter().zip(joined).zip(counts) {
+        for (pulling, mut share) in pulling.iter().zip(joined) {
             if share.files.iter().all(|file| file.rows == 0) {
                 share.files = self.write_empty(pulling).await?;
             }
             share.files.sort_by(|a, b| a.path.cmp(&b.path));
-            let table = lake_table(pulling, share, publication.version(), self.run_id, snapshot.info(), *source_rows);
+            let table = lake_table(pulling, share, publication.version(), self.run_id, snapshot.info());
             tables.insert(pulling.table.name.clone(), table);
         }
         if self.cancel.is_cancelled() {
@@ -366,14 +351,7 @@ impl PullJob<'_> {
     }
 }
 
-fn lake_table(
-    pulling: &Pulling,
-    share: Share,
-    version: Version,
-    run_id: &str,
-    snapshot: &SnapshotInfo,
-    source_rows: u64,
-) -> LakeTable {
+fn lake_table(pulling: &Pulling, share: Share, version: Version, run_id: &str, snapshot: &SnapshotInfo) -> LakeTable {
     let fields = pulling.schema.fields().iter();
     let numeric_seen = fields
         .zip(share.seen)
@@ -392,7 +370,7 @@ fn lake_table(
             pg_snapshot: snapshot.id.clone(),
             time: snapshot.time.clone(),
             wal_position: snapshot.wal_position.clone(),
-            source_rows,
+            source_rows: share.rows_sent,
             numeric_seen,
         },
         schema: Arc::clone(&pulling.schema),
@@ -400,20 +378,6 @@ fn lake_table(
         bytes: share.files.iter().map(|file| file.bytes).sum(),
         files: share.files,
     }
-}
-
-/// Counts every table in the snapshot, beside the copies, so that the pull can prove that it lost nothing.
-async fn count_rows(snapshot: &SharedSnapshot, pulling: &[Pulling]) -> Result<Vec<u64>, PipelineError> {
-    let mut counts = Vec::with_capacity(pulling.len());
-    for table in pulling {
-        let sql = format!("SELECT count(*) FROM {}", quote_table(&table.table.source));
-        let failed = |source| SourceError::Copy { table: table.table.source.clone(), source };
-        let row = snapshot.session().query_one(&sql, &[]).await.map_err(failed)?;
-        let rows = u64::try_from(row.get::<_, i64>(0)).unwrap_or(0);
-        table.work.expect_rows(rows);
-        counts.push(rows);
-    }
-    Ok(counts)
 }
 
 /// Waits for an answer of the server no longer than the run goes on.
@@ -438,18 +402,19 @@ struct Worker {
 /// A worker's share of one table, under construction.
 struct TableShare {
     index: usize,
+    rows_sent: u64,
     builder: BatchBuilder,
     encoder: Encoder,
 }
 
 impl Worker {
     /// Copies ranges until the queue is empty.
-    async fn run(self) -> Result<Vec<(usize, Share)>, PipelineError> {
+    async fn run(mut self) -> Result<Vec<(usize, Share)>, PipelineError> {
         let mut shares = Vec::new();
         let mut current: Option<TableShare> = None;
         while let Some((index, range)) = self.next() {
             if let Some(done) = current.take_if(|share| share.index != index) {
-                shares.push(done.finish().await?);
+                shares.push(done.finish(&self.pulling).await?);
             }
             let share = match &mut current {
                 Some(share) => share,
@@ -457,15 +422,15 @@ impl Worker {
             };
             if let Err(error) = self.copy(share, range).await {
                 // The encoder's error, if it has one, is the reason why it takes no more batches.
-                let own = current.take().map(TableShare::finish);
-                return Err(match own {
-                    Some(finish) => finish.await.err().unwrap_or(error),
-                    None => error,
-                });
+                let own = match current {
+                    Some(share) => share.encoder.finish().await.err(),
+                    None => None,
+                };
+                return Err(own.unwrap_or(error));
             }
         }
         if let Some(done) = current {
-            shares.push(done.finish().await?);
+            shares.push(done.finish(&self.pulling).await?);
         }
         Ok(shares)
     }
@@ -478,23 +443,30 @@ impl Worker {
         let pulling = &self.pulling[index];
         let (schema, layout) = (Arc::clone(&pulling.schema), pulling.layout.clone());
         let writer = TableWriter::new(&self.lake, Handle::current(), layout, schema, self.number)?;
-        Ok(TableShare { index, builder: BatchBuilder::new(&pulling.relation.schema), encoder: Encoder::start(writer) })
+        Ok(TableShare {
+            index,
+            rows_sent: 0,
+            builder: BatchBuilder::new(&pulling.relation.schema),
+            encoder: Encoder::start(writer),
+        })
     }
 
-    async fn copy(&self, share: &mut TableShare, range: CopyRange) -> Result<(), PipelineError> {
-        let pulling = &self.pulling[share.index];
+    async fn copy(&mut self, share: &mut TableShare, range: CopyRange) -> Result<(), PipelineError> {
+        let pulling = Arc::clone(&self.pulling);
+        let pulling = &pulling[share.index];
         let table = &pulling.relation.schema;
         let decode_failed = |source| PipelineError::Decode { table: table.table.clone(), source };
         let mut decoder = CopyDecoder::new(table.columns.len());
-        let mut stream = CopyStream::open(&self.session, table, range, &self.cancel).await?;
+        let mut stream = CopyStream::open(&mut self.session, table, range, &self.cancel).await?;
         while let Some(bytes) = stream.next().await? {
-            decoder.push(&bytes).map_err(decode_failed)?;
-            if decoder.block_bytes() >= BLOCK_BYTES {
-                share.take_block(&mut decoder, pulling, range, &self.cancel).await?;
-            }
+            decoder.push_block(bytes).map_err(decode_failed)?;
+            share.take_block(&mut decoder, pulling, range).await?;
         }
-        share.take_block(&mut decoder, pulling, range, &self.cancel).await?;
-        decoder.finish().map_err(decode_failed)?;
+        let (received, sent) = (decoder.finish().map_err(decode_failed)?, stream.rows());
+        if received != sent {
+            return Err(SourceError::Incomplete { table: table.table.clone(), sent, received }.into());
+        }
+        share.rows_sent += sent;
         Ok(())
     }
 }
@@ -506,11 +478,7 @@ impl TableShare {
         decoder: &mut CopyDecoder,
         pulling: &Pulling,
         range: CopyRange,
-        cancel: &CancellationToken,
     ) -> Result<(), PipelineError> {
-        if cancel.is_cancelled() {
-            return Err(SourceError::Cancelled.into());
-        }
         let (block, bytes) = (decoder.block(), decoder.block_bytes());
         self.builder.append(block, bytes).map_err(|source| value_error(pulling, range, source))?;
         pulling.work.add(block.rows() as u64, bytes as u64);
@@ -522,12 +490,15 @@ impl TableShare {
         Ok(())
     }
 
-    async fn finish(mut self) -> Result<(usize, Share), PipelineError> {
-        let last = self.builder.finish();
-        if let (Ok(batch), true) = (last, !self.encoder.is_closed()) {
-            self.encoder.send(batch).await?;
-        }
-        Ok((self.index, Share { files: self.encoder.finish().await?, seen: self.builder.numeric_seen() }))
+    /// Encodes the rest and closes the files.
+    async fn finish(mut self, pulling: &[Pulling]) -> Result<(usize, Share), PipelineError> {
+        let failed = |source| value_error(&pulling[self.index], CopyRange::ALL, source);
+        let last = self.builder.finish().map_err(failed)?;
+        // An encoder that failed takes no more, and has the reason.
+        let _closed = self.encoder.send(last).await;
+        let share =
+            Share { files: self.encoder.finish().await?, rows_sent: self.rows_sent, seen: self.builder.numeric_seen() };
+        Ok((self.index, share))
     }
 }
 
@@ -556,10 +527,6 @@ impl Encoder {
             writer.finish(false)
         });
         Self { batches, thread }
-    }
-
-    fn is_closed(&self) -> bool {
-        self.batches.is_closed()
     }
 
     /// Waits while the queue is full. An encoder that failed takes no more; [`Encoder::finish`] has its error.

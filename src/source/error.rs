@@ -24,6 +24,16 @@ pub enum SourceError {
         /// What the server or the network said.
         source: tokio_postgres::Error,
     },
+    /// The server sent more or fewer rows than it said.
+    #[error("copying {table}: {received} of {sent} rows arrived")]
+    Incomplete {
+        /// The table.
+        table: TableName,
+        /// What the server said.
+        sent: u64,
+        /// What came.
+        received: u64,
+    },
     /// The server went silent in the middle of a copy.
     #[error("copying {table} stalled: no data from the server for {seconds} seconds")]
     Stalled {

@@ -88,6 +88,23 @@ impl CopyDecoder {
     /// [`DecodeError`]; the stream cannot be continued after one.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), DecodeError> {
         self.buffer.extend_from_slice(bytes);
+        self.parse()
+    }
+
+    /// The same for bytes that are given away: they are not copied when the last block ended at a tuple's end.
+    ///
+    /// # Errors
+    /// As [`CopyDecoder::push`].
+    pub fn push_block(&mut self, bytes: Vec<u8>) -> Result<(), DecodeError> {
+        if self.buffer.is_empty() {
+            self.buffer = bytes;
+        } else {
+            self.buffer.extend_from_slice(&bytes);
+        }
+        self.parse()
+    }
+
+    fn parse(&mut self) -> Result<(), DecodeError> {
         loop {
             match self.state {
                 State::Header => {
