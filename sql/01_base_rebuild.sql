@@ -1,6 +1,6 @@
--- grain: cleaned_races one row per race, horse_ids one per horse_slug, runners one per race and horse
+-- grain: cleaned_races and race_conditions one row per race, horse_ids one per horse_slug, runners one per race and horse, horse_starts one per start in a career
 -- reads: races, race_results, tracks
--- writes: cleaned_races, horse_ids, runners
+-- writes: cleaned_races, race_conditions, horse_ids, runners, horse_starts
 -- why: every later phase reads these cleaned sources, so duplicates, wrong locations and position codes are
 --      settled once. Integer keys make the history windows cheap.
 
@@ -77,7 +77,72 @@ SELECT
     WHEN race_distance < 2000 THEN 'middle'
     ELSE 'staying'
   END AS distance_range
-FROM placed;
+FROM placed
+ORDER BY race_key;
+
+-- What the source says about going, weather and rail, as numbers.
+CREATE OR REPLACE TABLE race_conditions AS
+WITH worded AS (
+  SELECT
+    race_key,
+    race_date,
+    location,
+    race_distance,
+    is_metro_venue,
+    raw_track_name,
+    track_condition,
+    race_weather,
+    lower(track_condition) AS going,
+    matches(lower(track_info), '^rail - true') AS leads_with_true,
+    TRY_CAST(captured(lower(track_info), '(?:\bout\b|\+)[^0-9]*([0-9]+(?:\.[0-9]+)?)') AS DOUBLE) AS metres_out
+  FROM cleaned_races
+)
+SELECT
+  race_key,
+  CASE
+    WHEN going IS NULL THEN NULL
+    WHEN matches(going, '^(firm|good 1|good 2)') THEN 1
+    WHEN matches(going, '^(good 3|good 4)') THEN 3
+    WHEN matches(going, '^good') THEN 2
+    WHEN matches(going, '^(soft 5|soft 6|yielding)') THEN 4
+    WHEN matches(going, '^(soft|wet)') THEN 5
+    WHEN matches(going, '^heavy 8') THEN 6
+    WHEN matches(going, '^heavy') THEN 7
+    ELSE 3
+  END AS track_condition_numeric,
+  CASE
+    WHEN going IS NULL THEN NULL
+    WHEN matches(going, '^soft') THEN 'soft'
+    WHEN matches(going, '^heavy') THEN 'heavy'
+    WHEN matches(going, '^(synthetic|all weather)') THEN 'synthetic'
+    ELSE 'good'
+  END AS going_group,
+  -- Text that leads with True means the true rail, whatever follows.
+  CASE WHEN leads_with_true THEN CAST(0 AS DOUBLE) ELSE metres_out END AS rail_out_metres,
+  CASE WHEN leads_with_true THEN CAST(1 AS DOUBLE) WHEN metres_out IS NOT NULL THEN CAST(0 AS DOUBLE) END AS is_rail_true,
+  CAST(coalesce(lower(race_weather) LIKE '%rain%', false) AS INTEGER) AS is_wet_weather,
+  CASE location
+    WHEN 'HK' THEN
+      CASE extract(month FROM race_date)
+        WHEN 1 THEN 17 WHEN 2 THEN 17 WHEN 3 THEN 20 WHEN 4 THEN 24 WHEN 5 THEN 27 WHEN 6 THEN 29
+        WHEN 7 THEN 31 WHEN 8 THEN 31 WHEN 9 THEN 29 WHEN 10 THEN 26 WHEN 11 THEN 22 ELSE 18
+      END
+    WHEN 'AU' THEN
+      CASE extract(month FROM race_date)
+        WHEN 1 THEN 28 WHEN 2 THEN 27 WHEN 3 THEN 24 WHEN 4 THEN 20 WHEN 5 THEN 16 WHEN 6 THEN 13
+        WHEN 7 THEN 12 WHEN 8 THEN 14 WHEN 9 THEN 17 WHEN 10 THEN 20 WHEN 11 THEN 23 ELSE 26
+      END
+    ELSE 20
+  END AS estimated_temperature,
+  -- Keys of their own where the source says nothing: what is not known equals nothing.
+  CAST(CASE WHEN track_condition IS NULL THEN -race_key ELSE dense_rank() OVER (ORDER BY track_condition) END AS INTEGER)
+    AS track_condition_key,
+  CAST(CASE WHEN raw_track_name IS NULL THEN -race_key ELSE dense_rank() OVER (ORDER BY raw_track_name) END AS INTEGER)
+    AS raw_track_key,
+  CAST(CASE WHEN race_distance IS NULL THEN -race_key ELSE floor(race_distance / 200.0) END AS INTEGER) AS distance_bucket,
+  is_metro_venue
+FROM worded
+ORDER BY race_key;
 
 CREATE OR REPLACE TABLE horse_ids AS
 SELECT horse_slug, CAST(row_number() OVER (ORDER BY horse_slug) AS INTEGER) AS horse_id
@@ -152,6 +217,7 @@ SELECT
   CAST(k.runner_number AS INTEGER) AS runner_id,
   k.race_key,
   k.race_id,
+  c.race_date,
   k.horse_slug,
   c.day_key,
   c.meeting_key,
@@ -194,4 +260,57 @@ SELECT
     ELSE 'outer'
   END AS barrier_position
 FROM keyed AS k
-JOIN cleaned_races AS c USING (race_key);
+JOIN cleaned_races AS c USING (race_key)
+ORDER BY runner_id;
+
+-- The starts of every horse, arranged so that one plain window gives what was known before each: in a career the rows
+-- before the row of a start are exactly the runs that count for it. Where a horse starts once a day that is its own order
+-- of races. A start on a day with several (two meetings do not see each other) gets a career of its own, made of
+-- the earlier days, the lower race numbers at the same meeting, and the start itself as the last row.
+-- `is_subject` marks the row whose history the career tells, `is_same_day` the runs on the subject's own day.
+-- `career_id` is the horse wherever it ran, `career_key` the horse in the location.
+CREATE OR REPLACE TABLE horse_starts AS
+WITH starts AS (
+  SELECT *, count(*) OVER (PARTITION BY horse_id, day_key) > 1 AS starts_again
+  FROM runners
+  WHERE is_starter
+),
+careers AS (
+  SELECT horse_id AS career_id, runner_id, NOT starts_again AS is_subject, 0 AS is_same_day
+  FROM starts
+  UNION ALL
+  SELECT -s.runner_id, e.runner_id, e.runner_id = s.runner_id, CAST(e.day_key = s.day_key AS INTEGER)
+  FROM starts AS s
+  JOIN starts AS e ON e.horse_id = s.horse_id
+  WHERE s.starts_again
+    AND (
+      e.day_key < s.day_key
+      OR (e.meeting_key = s.meeting_key AND e.race_order < s.race_order)
+      OR e.runner_id = s.runner_id
+    )
+)
+SELECT
+  careers.career_id,
+  CAST(careers.career_id * 100 + r.location_key AS INTEGER) AS career_key,
+  careers.is_subject,
+  careers.is_same_day,
+  r.runner_id,
+  r.race_date,
+  r.race_key,
+  r.day_key,
+  r.track_key,
+  r.location_key,
+  r.distance_range,
+  r.horse_id,
+  r.horse_key,
+  r.jockey_id,
+  r.barrier_position,
+  r.total_runners,
+  r.finished,
+  r.won,
+  r.placed,
+  r.final_position,
+  r.position_or_code,
+  r.weight
+FROM careers
+JOIN runners AS r USING (runner_id);

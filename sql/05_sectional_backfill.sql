@@ -1,6 +1,6 @@
--- grain: sectional_matches one row per runner with a sectional row, checkpoints one per runner with a known place
+-- grain: sectional_matches one row per runner with a sectional row, checkpoints one per runner with a known place, speed_figures one per timed finish
 -- reads: race_results_sectional_times, runners, cleaned_races
--- writes: sectional_matches, checkpoints
+-- writes: sectional_matches, checkpoints, speed_figures
 -- why: the sources count checkpoints from the start, the features count them back from the post, and Hong Kong has only
 --      every second one. The places are settled here once, before any history reads them. They describe the current
 --      race, so no later phase may pass them on except as history, and the time only as a label.
@@ -157,3 +157,59 @@ resolved AS (
 SELECT runner_id, position_800m, position_400m
 FROM resolved
 WHERE position_800m IS NOT NULL OR position_400m IS NOT NULL;
+
+-- Speed figure of a run: its time against the top-three times at exactly this distance in races before it, which takes
+-- at least ten of them. It is an outcome of the run, so only later runs of the horse get to see it.
+CREATE OR REPLACE TABLE speed_figures AS
+WITH times AS (
+  SELECT
+    r.runner_id,
+    r.day_key,
+    r.meeting_key,
+    r.race_order,
+    c.race_distance,
+    r.finished,
+    r.placed,
+    thousandths(s.raw_time_seconds) AS ms
+  FROM runners AS r
+  JOIN cleaned_races AS c USING (race_key)
+  JOIN sectional_matches AS s USING (runner_id)
+  WHERE c.race_distance IS NOT NULL AND s.raw_time_seconds IS NOT NULL
+),
+races AS (
+  SELECT
+    race_distance,
+    day_key,
+    meeting_key,
+    race_order,
+    sum(placed) AS times,
+    sum(placed * ms) AS ms,
+    sum(placed * ms * ms) AS ms_squares
+  FROM times
+  GROUP BY race_distance, day_key, meeting_key, race_order
+),
+standards AS (
+  SELECT
+    race_distance,
+    day_key,
+    meeting_key,
+    race_order,
+    coalesce(sum(times) OVER earlier_days, 0) + coalesce(sum(times) OVER earlier_today, 0) AS times,
+    coalesce(sum(ms) OVER earlier_days, 0) + coalesce(sum(ms) OVER earlier_today, 0) AS ms,
+    coalesce(sum(ms_squares) OVER earlier_days, 0) + coalesce(sum(ms_squares) OVER earlier_today, 0) AS ms_squares
+  FROM races
+  WINDOW
+    earlier_days AS (PARTITION BY race_distance ORDER BY day_key RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+    earlier_today AS (
+      PARTITION BY race_distance, meeting_key ORDER BY race_order RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+    )
+)
+SELECT
+  t.runner_id,
+  CASE
+    WHEN s.times >= 10 AND sd_of(s.times, s.ms, s.ms_squares) > 0 THEN
+      rounded(100 - 10 * (t.ms - mean_of(s.ms, s.times)) / sd_of(s.times, s.ms, s.ms_squares), 2)
+  END AS speed_figure
+FROM times AS t
+JOIN standards AS s USING (race_distance, day_key, meeting_key, race_order)
+WHERE t.finished = 1;

@@ -1,82 +1,8 @@
 -- grain: one row per starter
--- reads: races_derived_sectional_margins, cleaned_races, runners, checkpoints, sectional_matches
--- writes: horse_sectional_totals, horse_sectional_means, sectional_pattern_features
--- why: how a horse ran its earlier races, early and late. Every sum over earlier runs that needs a place in running is
---      taken here in one pass, for the later phases too.
-
--- Sums over the prior runs of the horse in this location. Places are counted back from the post: `early` with 800 m to
--- go, `late` with 400 m to go. A gain is places won up to the finish.
-CREATE OR REPLACE TABLE horse_sectional_totals AS
-WITH runs AS (
-  SELECT
-    r.runner_id,
-    r.horse_key,
-    r.day_key,
-    r.meeting_key,
-    r.race_order,
-    r.total_runners,
-    c.race_distance,
-    r.finished,
-    r.final_position,
-    CASE WHEN r.finished = 1 THEN p.position_800m END AS early,
-    CASE WHEN r.finished = 1 THEN p.position_400m END AS late
-  FROM runners AS r
-  JOIN cleaned_races AS c USING (race_key)
-  LEFT JOIN checkpoints AS p USING (runner_id)
-  WHERE r.is_starter
-),
-facts AS (
-  SELECT
-    runner_id,
-    horse_key,
-    day_key,
-    meeting_key,
-    race_order,
-    early,
-    late,
-    CASE WHEN early IS NOT NULL THEN late END AS late_after_early,
-    early - final_position AS early_gain,
-    late - final_position AS late_gain,
-    CASE WHEN late IS NOT NULL THEN coalesce(early, 0) - final_position END AS surge,
-    CASE WHEN total_runners > 1 THEN early END AS early_in_field,
-    CASE WHEN total_runners > 1 AND early * 4 <= total_runners THEN 1 END AS in_first_quarter,
-    CASE WHEN race_distance <= 1200 AND finished = 1 THEN 1 END AS is_sprint,
-    CASE WHEN race_distance > 2000 AND finished = 1 THEN 1 END AS is_long
-  FROM runs
-)
-SELECT
-  runner_id,
-  total(count(early) OVER earlier_days) + total(count(early) OVER earlier_today) AS early_runs,
-  total(sum(early) OVER earlier_days) + total(sum(early) OVER earlier_today) AS early_places,
-  total(count(late_after_early) OVER earlier_days) + total(count(late_after_early) OVER earlier_today) AS late_after_early_runs,
-  total(sum(late_after_early) OVER earlier_days) + total(sum(late_after_early) OVER earlier_today) AS late_after_early_places,
-  total(sum(early_gain) OVER earlier_days) + total(sum(early_gain) OVER earlier_today) AS early_gains,
-  total(sum(abs(early_gain)) OVER earlier_days) + total(sum(abs(early_gain)) OVER earlier_today) AS early_moves,
-  total(count(early_in_field) OVER earlier_days) + total(count(early_in_field) OVER earlier_today) AS early_in_field_runs,
-  total(sum(in_first_quarter) OVER earlier_days) + total(sum(in_first_quarter) OVER earlier_today) AS first_quarter_runs,
-  total(count(late) OVER earlier_days) + total(count(late) OVER earlier_today) AS late_runs,
-  total(sum(late) OVER earlier_days) + total(sum(late) OVER earlier_today) AS late_places,
-  total(sum(surge) OVER earlier_days) + total(sum(surge) OVER earlier_today) AS surges,
-  total(sum(late_gain) OVER earlier_days) + total(sum(late_gain) OVER earlier_today) AS late_gains,
-  total(sum(late_gain * late_gain) OVER earlier_days) + total(sum(late_gain * late_gain) OVER earlier_today) AS late_gain_squares,
-  total(sum(CAST(late_gain > 0 AS INTEGER)) OVER earlier_days)
-    + total(sum(CAST(late_gain > 0 AS INTEGER)) OVER earlier_today) AS strong_finishes,
-  total(sum(CAST(late_gain <= -2 AS INTEGER)) OVER earlier_days)
-    + total(sum(CAST(late_gain <= -2 AS INTEGER)) OVER earlier_today) AS faded_runs,
-  total(sum(CAST(late_gain >= 3 AS INTEGER)) OVER earlier_days)
-    + total(sum(CAST(late_gain >= 3 AS INTEGER)) OVER earlier_today) AS closed_runs,
-  total(sum(CAST(late <= 2 AS INTEGER)) OVER earlier_days)
-    + total(sum(CAST(late <= 2 AS INTEGER)) OVER earlier_today) AS front_runs,
-  total(sum(is_sprint) OVER earlier_days) + total(sum(is_sprint) OVER earlier_today) AS sprints,
-  total(sum(is_sprint * CAST(late_gain <= -2 AS INTEGER)) OVER earlier_days)
-    + total(sum(is_sprint * CAST(late_gain <= -2 AS INTEGER)) OVER earlier_today) AS faded_sprints,
-  total(sum(is_long) OVER earlier_days) + total(sum(is_long) OVER earlier_today) AS long_runs,
-  total(sum(is_long * CAST(late <= 2 AS INTEGER)) OVER earlier_days)
-    + total(sum(is_long * CAST(late <= 2 AS INTEGER)) OVER earlier_today) AS front_long_runs
-FROM facts
-WINDOW
-  earlier_days AS (PARTITION BY horse_key ORDER BY day_key RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
-  earlier_today AS (PARTITION BY horse_key, meeting_key ORDER BY race_order RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING);
+-- reads: races_derived_sectional_margins, cleaned_races, runners, horse_starts, sectional_matches, career_form
+-- writes: horse_sectional_means, sectional_pattern_features
+-- why: how a horse ran its earlier races, early and late. Few runs have a sectional row, so their sums are taken apart
+--      from those of phase 2.
 
 -- Means over the prior sectional rows of the horse, wherever it ran. Only horses with such rows are listed. Times are
 -- summed in milliseconds and fractions as whole units, so that every sum is exact.
@@ -127,49 +53,49 @@ facts AS (
   LEFT JOIN margins AS m ON m.race_key = s.race_key AND m.horse_number = s.horse_number
   WHERE s.finish_position BETWEEN 1 AND 20
 ),
-runs AS (
-  SELECT r.horse_id, r.day_key, r.meeting_key, r.race_order, r.runner_id, f.* EXCLUDE (runner_id)
-  FROM runners AS r
-  LEFT JOIN facts AS f ON f.runner_id = r.runner_id
-  WHERE r.is_starter
-    AND r.horse_id IN (SELECT known.horse_id FROM runners AS known JOIN facts USING (runner_id))
-),
 sums AS (
   SELECT
-    runner_id,
-    total(count(margin_400m) OVER earlier_days) + total(count(margin_400m) OVER earlier_today) AS margin_400m_rows,
-    coalesce(sum(margin_400m) OVER earlier_days, 0) + coalesce(sum(margin_400m) OVER earlier_today, 0) AS margin_400m,
-    total(count(margin_800m) OVER earlier_days) + total(count(margin_800m) OVER earlier_today) AS margin_800m_rows,
-    coalesce(sum(margin_800m) OVER earlier_days, 0) + coalesce(sum(margin_800m) OVER earlier_today, 0) AS margin_800m,
-    total(count(margin_gain) OVER earlier_days) + total(count(margin_gain) OVER earlier_today) AS margin_gain_rows,
-    coalesce(sum(margin_gain) OVER earlier_days, 0) + coalesce(sum(margin_gain) OVER earlier_today, 0) AS margin_gain,
-    total(count(deceleration) OVER earlier_days) + total(count(deceleration) OVER earlier_today) AS deceleration_rows,
-    coalesce(sum(deceleration) OVER earlier_days, 0) + coalesce(sum(deceleration) OVER earlier_today, 0) AS deceleration,
-    total(count(break_bias) OVER earlier_days) + total(count(break_bias) OVER earlier_today) AS break_rows,
-    coalesce(sum(break_place) OVER earlier_days, 0) + coalesce(sum(break_place) OVER earlier_today, 0) AS break_place,
-    coalesce(sum(break_bias) OVER earlier_days, 0) + coalesce(sum(break_bias) OVER earlier_today, 0) AS break_bias,
-    coalesce(sum(break_bias * break_bias) OVER earlier_days, 0)
-      + coalesce(sum(break_bias * break_bias) OVER earlier_today, 0) AS break_squares,
-    total(count(place_200m) OVER earlier_days) + total(count(place_200m) OVER earlier_today) AS place_200m_rows,
-    total(sum(place_200m) OVER earlier_days) + total(sum(place_200m) OVER earlier_today) AS place_200m,
-    total(count(split_400m) OVER earlier_days) + total(count(split_400m) OVER earlier_today) AS split_400m_rows,
-    coalesce(sum(split_400m) OVER earlier_days, 0) + coalesce(sum(split_400m) OVER earlier_today, 0) AS split_400m,
-    coalesce(sum(split_400m * split_400m) OVER earlier_days, 0)
-      + coalesce(sum(split_400m * split_400m) OVER earlier_today, 0) AS split_400m_squares,
-    total(count(split_800m) OVER earlier_days) + total(count(split_800m) OVER earlier_today) AS split_800m_rows,
-    coalesce(sum(split_800m) OVER earlier_days, 0) + coalesce(sum(split_800m) OVER earlier_today, 0) AS split_800m,
-    total(count(elapsed_800m) OVER earlier_days) + total(count(elapsed_800m) OVER earlier_today) AS elapsed_800m_rows,
-    coalesce(sum(elapsed_800m) OVER earlier_days, 0) + coalesce(sum(elapsed_800m) OVER earlier_today, 0) AS elapsed_800m,
-    total(count(slowed) OVER earlier_days) + total(count(slowed) OVER earlier_today) AS slowed_rows,
-    coalesce(sum(slowed) OVER earlier_days, 0) + coalesce(sum(slowed) OVER earlier_today, 0) AS slowed,
-    coalesce(sum(ahead_of_field) OVER earlier_days, 0) + coalesce(sum(ahead_of_field) OVER earlier_today, 0) AS ahead_of_field
-  FROM runs
-  WINDOW
-    earlier_days AS (PARTITION BY horse_id ORDER BY day_key RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
-    earlier_today AS (PARTITION BY horse_id, meeting_key ORDER BY race_order RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+    career_id,
+    row_number() OVER so_far AS measured_runs,
+    total(count(margin_400m) OVER so_far) AS margin_400m_rows,
+    sum(margin_400m) OVER so_far AS margin_400m,
+    total(count(margin_800m) OVER so_far) AS margin_800m_rows,
+    sum(margin_800m) OVER so_far AS margin_800m,
+    total(count(margin_gain) OVER so_far) AS margin_gain_rows,
+    sum(margin_gain) OVER so_far AS margin_gain,
+    total(count(deceleration) OVER so_far) AS deceleration_rows,
+    sum(deceleration) OVER so_far AS deceleration,
+    total(count(break_bias) OVER so_far) AS break_rows,
+    sum(break_place) OVER so_far AS break_place,
+    sum(break_bias) OVER so_far AS break_bias,
+    sum(break_bias * break_bias) OVER so_far AS break_squares,
+    total(count(place_200m) OVER so_far) AS place_200m_rows,
+    total(sum(place_200m) OVER so_far) AS place_200m,
+    total(count(split_400m) OVER so_far) AS split_400m_rows,
+    sum(split_400m) OVER so_far AS split_400m,
+    sum(split_400m * split_400m) OVER so_far AS split_400m_squares,
+    total(count(split_800m) OVER so_far) AS split_800m_rows,
+    sum(split_800m) OVER so_far AS split_800m,
+    total(count(elapsed_800m) OVER so_far) AS elapsed_800m_rows,
+    sum(elapsed_800m) OVER so_far AS elapsed_800m,
+    total(count(slowed) OVER so_far) AS slowed_rows,
+    sum(slowed) OVER so_far AS slowed,
+    sum(ahead_of_field) OVER so_far AS ahead_of_field
+  FROM facts
+  JOIN horse_starts USING (runner_id)
+  WINDOW so_far AS (PARTITION BY career_id ORDER BY runner_id ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
+),
+-- A start after m measured runs finds their sums at number m.
+counts AS (
+  SELECT s.runner_id, s.race_date, s.career_id, count(f.runner_id) OVER earlier AS measured_runs
+  FROM horse_starts AS s
+  LEFT JOIN facts AS f USING (runner_id)
+  WINDOW earlier AS (PARTITION BY s.career_id ORDER BY s.runner_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+  QUALIFY s.is_subject
 )
 SELECT
   runner_id,
+  race_date,
   rounded(mean_of(margin_400m, margin_400m_rows) / 1000, 4) AS hist_margin_400m_avg,
   rounded(mean_of(margin_800m, margin_800m_rows) / 1000, 4) AS hist_margin_800m_avg,
   rounded(mean_of(margin_gain, margin_gain_rows) / 1000, 4) AS hist_margin_gain_800_to_400,
@@ -183,11 +109,15 @@ SELECT
   rounded(sd_of(split_400m_rows, split_400m, split_400m_squares) / 1000, 3) AS sectional_time_consistency,
   rounded(mean_of(slowed, slowed_rows) / 1000, 3) AS early_vs_mid_pace_change,
   rounded(mean_of(ahead_of_field, split_400m_rows) / exact_fraction(1) / 1000, 4) AS historical_speed_vs_field
-FROM sums;
+FROM counts
+JOIN sums USING (career_id, measured_runs)
+ORDER BY runner_id;
 
-CREATE OR REPLACE TABLE sectional_pattern_features AS
+-- The row of phase 2, the means, and the features of this phase.
+CREATE OR REPLACE VIEW sectional_pattern_features AS
 SELECT
-  runner_id,
+  t.*,
+  m.* EXCLUDE (runner_id, race_date),
   t.faded_runs AS fader_count,
   frac(t.faded_runs, t.late_runs) AS fader_rate,
   t.closed_runs AS closer_count,
@@ -202,12 +132,6 @@ SELECT
     ), CAST(0 AS DOUBLE)
   ) AS front_closer_score,
   frac(t.faded_sprints, t.sprints) AS sprint_fader_rate,
-  frac(t.front_long_runs, t.long_runs) AS staying_leader_rate,
-  m.hist_margin_400m_avg,
-  m.hist_margin_800m_avg,
-  m.hist_margin_gain_800_to_400,
-  m.hist_deceleration_ratio,
-  m.hist_break_bias,
-  m.hist_break_consistency
-FROM horse_sectional_totals AS t
-LEFT JOIN horse_sectional_means AS m USING (runner_id);
+  frac(t.front_long_runs, t.long_runs) AS staying_leader_rate
+FROM career_form AS t
+LEFT JOIN horse_sectional_means AS m USING (runner_id, race_date);

@@ -1,7 +1,7 @@
 //! Typed configuration: defaults < pipeline file < `.env` < environment < flags. Parsed once; only `pipeline` and
 //! `cli` read it, steps get their own options.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use crate::lake::PartitionTransform;
 use crate::pg::{ConnectError, DatabaseUrl};
 use crate::push::{MissingColumns, NewColumns};
 use crate::schema::TableName;
+use crate::transform::Severity;
 
 /// The pipeline file looked for in the working folder.
 pub const PIPELINE_FILE: &str = "pipeline.toml";
@@ -172,11 +173,23 @@ pub struct ValidateConfig {
     pub min_rows: u64,
     /// The least share of the previous dataset's rows.
     pub min_rows_of_previous: f64,
+    /// Other severities and limits than the checks' own, by id.
+    pub checks: BTreeMap<String, CheckConfig>,
+}
+
+/// What the pipeline file says of one check.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckConfig {
+    /// Whether it blocks a push.
+    pub severity: Option<Severity>,
+    /// What its file sees as `check_limit()`.
+    pub limit: Option<f64>,
 }
 
 impl Default for ValidateConfig {
     fn default() -> Self {
-        Self { min_rows: 1, min_rows_of_previous: 0.9 }
+        Self { min_rows: 1, min_rows_of_previous: 0.9, checks: BTreeMap::new() }
     }
 }
 

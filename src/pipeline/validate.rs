@@ -1,5 +1,6 @@
 //! All checks over the latest lake version.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use serde::Serialize;
@@ -7,13 +8,16 @@ use tokio::runtime::Handle;
 
 use super::run::with_run;
 use super::{Context, PipelineError, Run};
+use crate::config::CheckConfig;
 use crate::lake::{Lake, LakeError, LakeTable, Manifest, Version};
 use crate::progress::Step;
-use crate::transform::{Engine, create_views, load_data_tables};
-use crate::validate::{Finding, Limits, Report, check_dataset, check_sources};
+use crate::transform::{Engine, PhaseSet, create_view, create_views, load_data_tables};
+use crate::validate::{BUILT_IN_CHECKS, Finding, Limits, Report, check_dataset, check_sources};
 
 /// Older versions looked through for the previous dataset.
 const VERSIONS_BACK_MAX: usize = 50;
+/// The name under which checks see the previous dataset, where there is one.
+const PREVIOUS_DATASET: &str = "previous_dataset";
 
 /// What validation found.
 #[derive(Debug, Clone, Serialize)]
@@ -44,13 +48,16 @@ pub(super) async fn validate_in(context: &Context, run: &Run) -> Result<Validate
     let manifest = run.lake.require_latest().await?;
     let name = context.pipeline.dataset.name.clone();
     let table = dataset_of(&manifest, &name)?.clone();
-    let previous_rows = previous_rows(&run.lake, &manifest, &name, table.version).await?;
+    let previous = previous_dataset(&run.lake, &manifest, &name, table.version).await?;
     let tables: Vec<(&str, bool)> =
         context.pipeline.tables.iter().map(|table| (table.name.as_str(), table.required)).collect();
     let mut findings = check_sources(&manifest, &tables).findings;
     let (version, rows) = (manifest.version, table.rows);
 
     let (job, lake, phases) = (context.clone(), run.lake.clone(), context.phases()?);
+    let overrides = &context.pipeline.validate.checks;
+    known_checks(overrides, &phases)?;
+    let severities = overrides.iter().filter_map(|(id, check)| Some((id.clone(), check.severity?))).collect();
     let runtime = Handle::current();
     let check = move || -> Result<Report, PipelineError> {
         let work = job.progress.start(Step::Validate, "checks", None);
@@ -58,13 +65,18 @@ pub(super) async fn validate_in(context: &Context, run: &Run) -> Result<Validate
         let _watch = engine.watch_cancel(&runtime);
         let names = job.pipeline.tables.iter().map(|table| table.name.as_str()).chain([name.as_str()]);
         create_views(&engine, &lake, &manifest, names, None)?;
+        if let Some(previous) = &previous {
+            create_view(&engine, &lake, PREVIOUS_DATASET, previous)?;
+        }
         load_data_tables(&engine, &phases)?;
         let limits = Limits {
             min_rows: job.pipeline.validate.min_rows,
             min_rows_of_previous: job.pipeline.validate.min_rows_of_previous,
             key: job.pipeline.dataset.key.clone(),
             labels: job.pipeline.dataset.labels.clone(),
+            of_checks: limits_of_checks(&job.pipeline.validate.checks),
         };
+        let previous_rows = previous.map(|table| table.rows);
         let report = check_dataset(&engine, &manifest, (&name, &table), previous_rows, &limits, &phases)?;
         work.add(table.rows, 0);
         work.finish();
@@ -72,7 +84,7 @@ pub(super) async fn validate_in(context: &Context, run: &Run) -> Result<Validate
     };
     findings.extend(tokio::task::spawn_blocking(check).await??.findings);
     run.record(Step::Validate, started, rows, 0);
-    let report = Report { findings };
+    let report = Report { findings }.with_severities(&severities);
     Ok(ValidateReport {
         version,
         rows,
@@ -91,20 +103,43 @@ pub(super) fn dataset_of<'a>(manifest: &'a Manifest, name: &str) -> Result<&'a L
     })
 }
 
-/// Rows of the dataset before this one.
-async fn previous_rows(
+/// The dataset before this one.
+async fn previous_dataset(
     lake: &Lake,
     manifest: &Manifest,
     name: &str,
     current: Version,
-) -> Result<Option<u64>, PipelineError> {
+) -> Result<Option<LakeTable>, PipelineError> {
     let oldest = manifest.version.0.saturating_sub(VERSIONS_BACK_MAX as u64).max(1);
     for version in (oldest..manifest.version.0).rev() {
-        let Some(older) = lake.manifest(Version(version)).await? else { continue };
-        match older.tables.get(name) {
-            Some(table) if table.version != current => return Ok(Some(table.rows)),
+        let Some(mut older) = lake.manifest(Version(version)).await? else { continue };
+        match older.tables.remove(name) {
+            Some(table) if table.version != current => return Ok(Some(table)),
             _ => {}
         }
     }
     Ok(None)
+}
+
+fn limits_of_checks(checks: &BTreeMap<String, CheckConfig>) -> BTreeMap<String, f64> {
+    checks.iter().filter_map(|(id, check)| Some((id.clone(), check.limit?))).collect()
+}
+
+/// A setting for a check that does not exist would be silently without effect.
+fn known_checks(checks: &BTreeMap<String, CheckConfig>, phases: &PhaseSet) -> Result<(), PipelineError> {
+    for (id, check) in checks {
+        let file = phases.checks.iter().find(|file| file.id == *id);
+        if file.is_none() && !BUILT_IN_CHECKS.contains(&id.as_str()) {
+            let files = phases.checks.iter().map(|file| file.id.as_str());
+            let known: Vec<&str> = BUILT_IN_CHECKS.into_iter().chain(files).collect();
+            return Err(PipelineError::Usage(format!(
+                "validate.checks: there is no check {id}; known: {}",
+                known.join(", ")
+            )));
+        }
+        if check.limit.is_some() && file.is_none_or(|file| file.limit.is_none()) {
+            return Err(PipelineError::Usage(format!("validate.checks.{id}: this check has no limit to set")));
+        }
+    }
+    Ok(())
 }

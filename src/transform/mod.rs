@@ -2,14 +2,17 @@
 //!
 //! The engine boundary is narrow: SQL text and table names go in, record batches come out.
 
+mod check_file;
 mod engine;
 mod error;
 mod phase;
 mod runner;
+mod statements;
 mod views;
 
+pub use check_file::{CheckFile, Severity};
 pub use engine::{Engine, EngineLimits, rows_as_json};
 pub use error::TransformError;
-pub use phase::{CheckFile, DictionaryColumn, Phase, PhaseSet, Role, Severity};
+pub use phase::{DictionaryColumn, Phase, PhaseSet, Role};
 pub use runner::{PhaseReport, WrittenTable, load_data_tables, run_phases, select_phases};
-pub use views::{Sample, create_views};
+pub use views::{Sample, create_view, create_views};

@@ -8,10 +8,13 @@ use include_dir::{Dir, include_dir};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::TransformError;
+use super::{CheckFile, TransformError};
 
 /// The RaceAlpha phases, for pipelines without a folder of their own.
 static BUILT_IN: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/sql");
+
+/// The name under which queries see the dictionary.
+const DICTIONARY_TABLE: &str = "dictionary_columns";
 
 /// One phase file.
 #[derive(Debug, Clone, Serialize)]
@@ -44,31 +47,6 @@ impl Phase {
     pub fn file(&self) -> String {
         format!("{}.sql", self.name)
     }
-}
-
-/// How much a finding matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// Blocks the push.
-    Error,
-    /// Is shown.
-    Warning,
-}
-
-/// One check file: a query that returns the offending rows.
-#[derive(Debug, Clone)]
-pub struct CheckFile {
-    /// Such as `V05`.
-    pub id: String,
-    /// The file's name without its ending.
-    pub name: String,
-    /// How much a finding matters.
-    pub severity: Severity,
-    /// Why it exists.
-    pub why: String,
-    /// The query.
-    pub sql: String,
 }
 
 /// What a column is for.
@@ -153,9 +131,12 @@ impl PhaseSet {
             let text = || String::from_utf8_lossy(content).into_owned();
             match (folder, name, extension) {
                 ("", "prelude", "sql") => set.prelude = text(),
-                ("", "dictionary", "csv") => set.dictionary = parse_dictionary(content)?,
+                ("", "dictionary", "csv") => {
+                    set.dictionary = parse_dictionary(content)?;
+                    set.data.insert(DICTIONARY_TABLE.to_owned(), content.clone());
+                }
                 ("", name, "sql") => set.phases.push(parse_phase(name, text())?),
-                ("checks", name, "sql") => set.checks.push(parse_check(name, text())?),
+                ("checks", name, "sql") => set.checks.push(CheckFile::parse(name, &text())?),
                 ("data", name, "csv") => {
                     set.data.insert(name.to_owned(), content.clone());
                 }
@@ -199,7 +180,7 @@ fn built_in(folder: &Dir<'_>) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 /// The `-- key: value` lines at the top of a file; a line without a key continues the one before.
-fn header(sql: &str) -> BTreeMap<String, String> {
+pub(super) fn header(sql: &str) -> BTreeMap<String, String> {
     let mut values: BTreeMap<String, String> = BTreeMap::new();
     let mut last: Option<String> = None;
     for line in sql.lines() {
@@ -221,7 +202,8 @@ fn header(sql: &str) -> BTreeMap<String, String> {
     values
 }
 
-fn names(list: &str) -> Vec<String> {
+/// The names of a list with commas; `-` stands for none.
+pub(super) fn names(list: &str) -> Vec<String> {
     list.split(',').map(str::trim).filter(|name| !name.is_empty() && *name != "-").map(str::to_owned).collect()
 }
 
@@ -250,23 +232,6 @@ fn parse_phase(name: &str, sql: String) -> Result<Phase, TransformError> {
         writes: names(&value("writes")?),
         why: value("why")?,
         in_lake,
-        sql,
-    })
-}
-
-fn parse_check(name: &str, sql: String) -> Result<CheckFile, TransformError> {
-    let values = header(&sql);
-    let bad = |reason: &str| TransformError::Header { file: format!("checks/{name}.sql"), reason: reason.to_owned() };
-    let severity = match values.get("severity").map(String::as_str) {
-        Some("error") => Severity::Error,
-        Some("warning") => Severity::Warning,
-        _ => return Err(bad("the header needs a line `-- severity: error` or `-- severity: warning`")),
-    };
-    Ok(CheckFile {
-        id: values.get("id").cloned().ok_or_else(|| bad("the header has no line `-- id: …`"))?,
-        name: name.to_owned(),
-        severity,
-        why: values.get("why").cloned().unwrap_or_default(),
         sql,
     })
 }

@@ -58,6 +58,14 @@ pub fn create_views<'a>(
     Ok(())
 }
 
+/// Creates one view under a name of its own, such as that of an older version.
+///
+/// # Errors
+/// [`TransformError::Query`].
+pub fn create_view(engine: &Engine, lake: &Lake, name: &str, table: &LakeTable) -> Result<(), TransformError> {
+    engine.execute(&format!("CREATE OR REPLACE VIEW {} AS {}", quote_ident(name), select_files(lake, table)))
+}
+
 /// The query over a table's files that restores the types Parquet cannot carry.
 fn select_files(lake: &Lake, table: &LakeTable) -> String {
     let columns: Vec<String> = table.schema.fields().iter().map(|field| column(field, &table.origin)).collect();

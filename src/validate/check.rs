@@ -1,6 +1,6 @@
 //! What is checked.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
@@ -11,6 +11,9 @@ use crate::transform::{CheckFile, DictionaryColumn, Engine, PhaseSet, Role, Seve
 
 /// Offending rows kept of each check.
 const SAMPLE_ROWS: usize = 10;
+
+/// Checks that need no file, because they look at the lake and not only into the dataset.
+pub const BUILT_IN_CHECKS: [&str; 6] = ["V01", "V02", "V03", "V04", "V06", "V07"];
 
 /// Limits that the pipeline file sets.
 #[derive(Debug, Clone)]
@@ -23,6 +26,8 @@ pub struct Limits {
     pub key: Vec<String>,
     /// Columns that are outcomes.
     pub labels: Vec<String>,
+    /// Limits of check files that are not their own, by id.
+    pub of_checks: BTreeMap<String, f64>,
 }
 
 /// V01 and V02: whether the pulled tables are there, filled and complete. `required` names those that need rows.
@@ -90,7 +95,7 @@ pub fn check_dataset(
         check_columns(table, limits, &phases.dictionary),
     ];
     for check in &phases.checks {
-        findings.push(run_check_file(engine, check)?);
+        findings.push(run_check_file(engine, check, limits.of_checks.get(&check.id).copied())?);
     }
     findings.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(Report { findings })
@@ -214,18 +219,50 @@ fn check_columns(table: &LakeTable, limits: &Limits, dictionary: &[DictionaryCol
     )
 }
 
-fn run_check_file(engine: &Engine, check: &CheckFile) -> Result<Finding, TransformError> {
-    let (count, sample) = offending_rows(engine, &check.sql).map_err(|error| match error {
+/// Runs a check file with its own limit or the pipeline file's.
+fn run_check_file(engine: &Engine, check: &CheckFile, limit: Option<f64>) -> Result<Finding, TransformError> {
+    let failed = |error| match error {
         TransformError::Query(message) => {
             TransformError::Statement { file: format!("checks/{}.sql", check.name), statement: 1, line: 1, message }
         }
         other => other,
-    })?;
-    let title = check.name.split_once('_').map_or(check.name.as_str(), |(_, title)| title).replace('_', " ");
-    let observed = format!("{count} offending rows");
-    let mut finding = Finding::new(&check.id, &title, check.severity, count == 0, observed, "0");
+    };
+    let limit = limit.or(check.limit);
+    if let Some(limit) = limit {
+        engine.execute(&format!("CREATE OR REPLACE MACRO check_limit() AS CAST({limit} AS DOUBLE)"))?;
+    }
+    let seen = check.observation.as_deref().map(|query| observe(engine, query)).transpose().map_err(failed)?;
+    let mut absent = None;
+    for table in &check.compares {
+        if engine.columns(table)?.is_empty() {
+            absent.get_or_insert(table);
+        }
+    }
+    let (count, sample) = match absent {
+        Some(_) => (0, Vec::new()),
+        None => offending_rows(engine, &check.offending).map_err(failed)?,
+    };
+    let verdict = match (absent, count) {
+        (Some(table), _) => Some(format!("not compared: there is no {}", table.replace('_', " "))),
+        (None, 0) if seen.is_some() => None,
+        (None, count) => Some(format!("{count} offending rows")),
+    };
+    let observed = verdict.into_iter().chain(seen).collect::<Vec<_>>().join("; ");
+    let allowed = check.allowed.replace("{limit}", &limit.map(|limit| limit.to_string()).unwrap_or_default());
+    let mut finding = Finding::new(&check.id, &check.title(), check.severity, count == 0, observed, &allowed);
     finding.sample = sample;
     Ok(finding)
+}
+
+/// A query's first row as `name value, name value`.
+fn observe(engine: &Engine, query: &str) -> Result<String, TransformError> {
+    let (_, batches) = engine.query(query)?;
+    let row = batches.first().map(rows_as_json).transpose()?.unwrap_or_default().into_iter().next();
+    let shown = |(name, value): (String, Value)| match value {
+        Value::String(text) => format!("{name} {text}"),
+        other => format!("{name} {other}"),
+    };
+    Ok(row.into_iter().flatten().map(shown).collect::<Vec<_>>().join(", "))
 }
 
 /// How many rows a query returns, and the first of them.

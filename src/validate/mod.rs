@@ -4,5 +4,5 @@
 mod check;
 mod report;
 
-pub use check::{Limits, check_dataset, check_sources};
+pub use check::{BUILT_IN_CHECKS, Limits, check_dataset, check_sources};
 pub use report::{Finding, Report, Verdict};

@@ -1,5 +1,7 @@
 //! What was found.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -15,6 +17,15 @@ pub enum Verdict {
     Warn,
     /// Blocks the push.
     Fail,
+}
+
+impl Verdict {
+    fn of_failure(severity: Severity) -> Self {
+        match severity {
+            Severity::Error => Self::Fail,
+            Severity::Warning => Self::Warn,
+        }
+    }
 }
 
 /// The result of one check.
@@ -39,11 +50,7 @@ pub struct Finding {
 impl Finding {
     /// A finding whose verdict follows from `ok` and the severity.
     pub(super) fn new(id: &str, check: &str, severity: Severity, ok: bool, observed: String, limit: &str) -> Self {
-        let verdict = match (ok, severity) {
-            (true, _) => Verdict::Pass,
-            (false, Severity::Error) => Verdict::Fail,
-            (false, Severity::Warning) => Verdict::Warn,
-        };
+        let verdict = if ok { Verdict::Pass } else { Verdict::of_failure(severity) };
         Self {
             id: id.to_owned(),
             check: check.to_owned(),
@@ -64,6 +71,20 @@ pub struct Report {
 }
 
 impl Report {
+    /// Gives findings another severity, by their ids.
+    #[must_use]
+    pub fn with_severities(mut self, severities: &BTreeMap<String, Severity>) -> Self {
+        for finding in &mut self.findings {
+            if let Some(severity) = severities.get(&finding.id) {
+                finding.severity = *severity;
+                if finding.verdict != Verdict::Pass {
+                    finding.verdict = Verdict::of_failure(*severity);
+                }
+            }
+        }
+        self
+    }
+
     /// Whether an error-level finding blocks the push.
     pub fn is_blocked(&self) -> bool {
         self.findings.iter().any(|finding| finding.verdict == Verdict::Fail)

@@ -8,5 +8,6 @@ mod local_server;
 mod oracle;
 mod push;
 mod rebuild;
+mod reference;
 mod sql_phases;
 mod support;
