@@ -294,7 +294,7 @@ SELECT
   CAST(careers.career_id * 100 + r.location_key AS INTEGER) AS career_key,
   careers.is_subject,
   careers.is_same_day,
-  r.runner_id,
+  careers.runner_id,
   r.race_date,
   r.race_key,
   r.day_key,
@@ -311,6 +311,10 @@ SELECT
   r.placed,
   r.final_position,
   r.position_or_code,
-  r.weight
+  r.weight,
+  c.track_category,
+  g.going_group
 FROM careers
-JOIN runners AS r USING (runner_id);
+JOIN runners AS r USING (runner_id)
+JOIN cleaned_races AS c USING (race_key)
+JOIN race_conditions AS g USING (race_key);

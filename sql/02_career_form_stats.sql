@@ -252,20 +252,12 @@ ORDER BY runner_id;
 
 -- Prior runs of the horse in this location under the same circumstances as today.
 CREATE OR REPLACE TABLE horse_circumstances AS
-WITH starts AS (
-  SELECT
-    s.runner_id, s.race_date, s.career_key, s.is_subject, s.finished, s.placed, s.jockey_id, s.track_key, s.distance_range,
-    s.barrier_position, c.track_category, g.going_group
-  FROM horse_starts AS s
-  JOIN cleaned_races AS c USING (race_key)
-  JOIN race_conditions AS g USING (race_key)
-),
-at_distance AS (
+WITH at_distance AS (
   SELECT
     runner_id,
     race_date,
     total(sum(finished) OVER earlier) AS races_at_distance
-  FROM starts
+  FROM horse_starts
   WINDOW earlier AS (PARTITION BY career_key, distance_range ORDER BY runner_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
   QUALIFY is_subject
 ),
@@ -274,7 +266,7 @@ at_track AS (
     runner_id,
     total(sum(finished) OVER earlier) AS races_at_track,
     total(sum(placed) OVER earlier) AS places_at_track
-  FROM starts
+  FROM horse_starts
   WINDOW earlier AS (PARTITION BY career_key, track_key ORDER BY runner_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
   QUALIFY is_subject
 ),
@@ -282,7 +274,7 @@ at_track_distance AS (
   SELECT
     runner_id,
     total(sum(finished) OVER earlier) AS track_distance_runs
-  FROM starts
+  FROM horse_starts
   WINDOW earlier AS (PARTITION BY career_key, track_key, distance_range ORDER BY runner_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
   QUALIFY is_subject
 ),
@@ -290,7 +282,7 @@ at_category AS (
   SELECT
     runner_id,
     total(sum(finished) OVER earlier) AS horse_category_runs
-  FROM starts
+  FROM horse_starts
   WINDOW earlier AS (PARTITION BY career_key, track_category ORDER BY runner_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
   QUALIFY is_subject
 ),
@@ -298,7 +290,7 @@ on_going AS (
   SELECT
     runner_id,
     total(sum(finished) OVER earlier) AS going_group_runs
-  FROM starts
+  FROM horse_starts
   WINDOW earlier AS (PARTITION BY career_key, going_group ORDER BY runner_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
   QUALIFY is_subject
 ),
@@ -307,7 +299,7 @@ from_barrier AS (
   SELECT
     runner_id,
     CASE WHEN barrier_position IS NULL THEN 0 ELSE total(sum(finished) OVER earlier) END AS barrier_group_runs
-  FROM starts
+  FROM horse_starts
   WINDOW earlier AS (PARTITION BY career_key, barrier_position ORDER BY runner_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
   QUALIFY is_subject
 ),
@@ -315,7 +307,7 @@ with_jockey AS (
   SELECT
     runner_id,
     total(sum(finished) OVER earlier) AS horse_jockey_runs
-  FROM starts
+  FROM horse_starts
   WINDOW earlier AS (PARTITION BY career_key, jockey_id ORDER BY runner_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
   QUALIFY is_subject
 )

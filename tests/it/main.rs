@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod cli;
+mod connections;
 mod encode;
 mod fixtures;
 mod local_server;
