@@ -117,8 +117,14 @@ pub(super) fn pull(report: &PullReport) -> String {
 
 pub(super) fn transform(report: &TransformReport) -> String {
     let rows = report.phases.iter().map(|phase| {
-        let tables: Vec<String> =
-            phase.tables.iter().map(|table| format!("{} {}", table.name, count(table.rows))).collect();
+        let tables: Vec<String> = phase
+            .tables
+            .iter()
+            .map(|table| match table.rows {
+                Some(rows) => format!("{} {}", table.name, count(rows)),
+                None => format!("{} (view)", table.name),
+            })
+            .collect();
         vec![phase.phase.clone(), seconds(phase.seconds), tables.join(", ")]
     });
     let mut text = table(&["phase", "#time", "tables and rows"], rows);

@@ -12,6 +12,7 @@ mod rebuild;
 mod rows;
 mod run;
 mod status;
+mod table_files;
 mod test_phase;
 mod transform;
 mod validate;

@@ -12,9 +12,10 @@ use serde::Serialize;
 use tokio::runtime::Handle;
 
 use super::run::with_run;
+use super::table_files::TableFiles;
 use super::{Context, PipelineError, Run};
-use crate::lake::{Lake, LakeError, LakeTable, Manifest, Origin, Publication, TableLayout, TableWriter, Version};
-use crate::pg::{quote_ident, quote_literal};
+use crate::lake::{Lake, LakeError, LakeTable, Manifest, Origin, Publication, TableLayout, Version};
+use crate::pg::quote_literal;
 use crate::progress::Step;
 use crate::transform::{
     Engine, EngineLimits, Phase, PhaseReport, PhaseSet, TransformError, create_views, load_data_tables, run_phases,
@@ -205,37 +206,20 @@ impl TransformJob {
                 config.name
             )));
         }
-        let table = quote_ident(&config.name);
-        let rows = engine.count(&format!("SELECT count(*) FROM {table}"))?;
-        let work = self.context.progress.start(Step::Transform, format!("write {}", config.name), Some(rows));
-        let order = if config.order_by.is_empty() { &config.key } else { &config.order_by };
-        let order: Vec<String> = order.iter().map(|column| quote_ident(column)).collect();
-        let layout = TableLayout {
-            table: config.name.clone(),
-            version: self.version,
-            run_id: self.run_id.clone(),
-            key: config.key.clone(),
-            partition_by: config.partition_by.clone(),
+        let job = TableFiles {
+            lake: &self.lake,
+            runtime: &self.runtime,
+            progress: &self.context.progress,
+            layout: TableLayout {
+                table: config.name.clone(),
+                version: self.version,
+                run_id: self.run_id.clone(),
+                key: config.key.clone(),
+                partition_by: config.partition_by.clone(),
+            },
+            order_by: if config.order_by.is_empty() { &config.key } else { &config.order_by },
         };
-        let mut writer: Option<TableWriter> = None;
-        let sql = format!("SELECT * FROM {table} ORDER BY {}", order.join(", "));
-        let begin = |schema: &_| {
-            TableWriter::new(&self.lake, self.runtime.clone(), layout.clone(), std::sync::Arc::clone(schema), 0)
-        };
-        let schema = engine.stream(&sql, |schema, batch| {
-            let writer = match &mut writer {
-                Some(writer) => writer,
-                None => writer.insert(begin(schema)?),
-            };
-            work.add(batch.num_rows() as u64, batch.get_array_memory_size() as u64);
-            writer.write(batch).map_err(PipelineError::from)
-        })?;
-        let writer = match writer {
-            Some(writer) => writer,
-            None => begin(&schema)?,
-        };
-        let files = writer.finish(true)?;
-        work.finish();
+        let (schema, files) = job.write(engine)?;
         let table = LakeTable {
             version: self.version,
             run_id: self.run_id.clone(),

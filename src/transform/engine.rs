@@ -84,6 +84,15 @@ impl Engine {
         Ok(Self { connection, cancel })
     }
 
+    /// Another session on the same database.
+    ///
+    /// # Errors
+    /// [`TransformError::Start`].
+    pub fn another(&self) -> Result<Self, TransformError> {
+        let connection = self.connection.try_clone().map_err(|error| TransformError::Start(message(&error)))?;
+        Ok(Self { connection, cancel: self.cancel.clone() })
+    }
+
     /// Watches for cancellation while statements run; the caller keeps the answer as long as they do.
     pub fn watch_cancel(&self, runtime: &tokio::runtime::Handle) -> CancelWatch {
         let handle: Arc<InterruptHandle> = self.connection.interrupt_handle();
@@ -184,6 +193,16 @@ impl Engine {
         let count: Option<i64> =
             self.connection.query_row(sql, [], |row| row.get(0)).map_err(|error| self.failed(&error))?;
         Ok(count.and_then(|count| u64::try_from(count).ok()).unwrap_or(0))
+    }
+
+    /// Whether a name stands for a view.
+    ///
+    /// # Errors
+    /// As [`Engine::stream`].
+    pub fn is_view(&self, name: &str) -> Result<bool, TransformError> {
+        let sql =
+            format!("SELECT count(*) FROM duckdb_views() WHERE NOT internal AND view_name = {}", quote_literal(name));
+        Ok(self.count(&sql)? > 0)
     }
 
     /// The columns of a table or view in order, as names and types.

@@ -26,8 +26,8 @@ pub struct PhaseReport {
 pub struct WrittenTable {
     /// Its name.
     pub name: String,
-    /// Its rows.
-    pub rows: u64,
+    /// Its rows; none of a view, which has them only when it is read.
+    pub rows: Option<u64>,
 }
 
 /// The phases from one to another in run order, those only for Postgres left out.
@@ -94,8 +94,11 @@ fn run_phase(engine: &Engine, phase: &Phase, progress: &Progress) -> Result<Phas
         if engine.columns(name)?.is_empty() {
             return Err(TransformError::NotWritten { file: phase.file(), table: name.clone() });
         }
-        let rows = engine.count(&format!("SELECT count(*) FROM {}", quote_ident(name)))?;
-        work.add(rows, 0);
+        let rows = match engine.is_view(name)? {
+            true => None,
+            false => Some(engine.count(&format!("SELECT count(*) FROM {}", quote_ident(name)))?),
+        };
+        work.add(rows.unwrap_or(0), 0);
         tables.push(WrittenTable { name: name.clone(), rows });
     }
     let seconds = started.elapsed().as_secs_f64();
