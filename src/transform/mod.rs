@@ -6,6 +6,7 @@ mod check_file;
 mod engine;
 mod error;
 mod phase;
+mod relations;
 mod runner;
 mod statements;
 mod views;

@@ -8,6 +8,7 @@ use include_dir::{Dir, include_dir};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::relations::Relations;
 use super::{CheckFile, TransformError};
 
 /// The RaceAlpha phases, for pipelines without a folder of their own.
@@ -144,6 +145,9 @@ impl PhaseSet {
             }
         }
         set.fingerprint = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        for phase in &set.phases {
+            check_header(phase, &set.data)?;
+        }
         set.phases = in_run_order(set.phases)?;
         Ok(set)
     }
@@ -236,6 +240,34 @@ fn parse_phase(name: &str, sql: String) -> Result<Phase, TransformError> {
     })
 }
 
+/// Compares a header with the tables that the statements really name.
+fn check_header(phase: &Phase, data: &BTreeMap<String, Vec<u8>>) -> Result<(), TransformError> {
+    if !phase.in_lake {
+        return Ok(());
+    }
+    let found = match Relations::of(&phase.sql) {
+        Ok(found) => found,
+        Err(error) => {
+            let file = phase.file();
+            tracing::warn!(file, %error, "the header cannot be checked: a statement is not in common SQL");
+            return Ok(());
+        }
+    };
+    let undeclared = |name: &&String| !phase.reads.contains(name) && !data.contains_key(*name);
+    let problem = if let Some(name) = found.read().find(undeclared) {
+        format!("it reads table {name}, which the line `-- reads:` does not name")
+    } else if let Some(name) = phase.reads.iter().find(|name| !found.names(name)) {
+        format!("the line `-- reads:` names table {name}, which it does not read")
+    } else if let Some(name) = phase.writes.iter().find(|name| !found.created.contains(*name)) {
+        format!("the line `-- writes:` names table {name}, which it does not create")
+    } else if let Some(name) = found.created.iter().find(|name| !phase.writes.contains(name)) {
+        format!("it creates table {name}, which the line `-- writes:` does not name")
+    } else {
+        return Ok(());
+    };
+    Err(TransformError::Header { file: phase.file(), reason: problem })
+}
+
 fn parse_dictionary(content: &[u8]) -> Result<Vec<DictionaryColumn>, TransformError> {
     let bad = |reason: String| TransformError::Header { file: "dictionary.csv".to_owned(), reason };
     let mut reader = csv::Reader::from_reader(content);
@@ -285,10 +317,28 @@ mod tests {
     use super::*;
 
     fn phase(name: &str, reads: &str, writes: &str) -> (PathBuf, Vec<u8>) {
-        let text = format!(
-            "-- grain: g\n-- reads: {reads}\n-- writes: {writes}\n-- why: because\n--      it is so\nSELECT 1;"
-        );
+        let sql = format!("CREATE TABLE {writes} AS SELECT * FROM {};", reads.replace(", ", " JOIN "));
+        file(name, reads, writes, &sql)
+    }
+
+    fn file(name: &str, reads: &str, writes: &str, sql: &str) -> (PathBuf, Vec<u8>) {
+        let text =
+            format!("-- grain: g\n-- reads: {reads}\n-- writes: {writes}\n-- why: because\n--      it is so\n{sql}");
         (PathBuf::from(format!("{name}.sql")), text.into_bytes())
+    }
+
+    #[test]
+    fn a_header_that_is_not_true_is_refused() {
+        let refused = |reads: &str, writes: &str| {
+            let files =
+                BTreeMap::from([file("01_a", reads, writes, "CREATE TABLE a AS SELECT * FROM r JOIN s USING (i)")]);
+            PhaseSet::from_files(&files).map_err(|error| error.to_string())
+        };
+        assert!(refused("r, s", "a").is_ok());
+        assert!(refused("r", "a").unwrap_err().contains("it reads table s"));
+        assert!(refused("r, s, t", "a").unwrap_err().contains("names table t, which it does not read"));
+        assert!(refused("r, s", "a, b").unwrap_err().contains("names table b, which it does not create"));
+        assert!(refused("r, s", "-").unwrap_err().contains("it creates table a"));
     }
 
     #[test]

@@ -1,0 +1,90 @@
+//! Which tables a SQL file reads and which it creates, to compare with what its header says.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
+use sqlparser::ast::{ObjectName, ObjectNamePart, Query, Statement, TableFactor, Visit, Visitor};
+use sqlparser::dialect::DuckDbDialect;
+use sqlparser::parser::{Parser, ParserError};
+
+/// The tables of a file's statements by name.
+#[derive(Debug, Default)]
+pub(super) struct Relations {
+    /// After `FROM` and `JOIN`, whatever they mean there.
+    named: BTreeSet<String>,
+    /// `WITH` names.
+    local: BTreeSet<String>,
+    /// Tables and views created.
+    pub(super) created: BTreeSet<String>,
+}
+
+impl Relations {
+    /// Reads them from SQL.
+    ///
+    /// # Errors
+    /// The parser's, for statements in words that only one engine knows.
+    pub(super) fn of(sql: &str) -> Result<Self, ParserError> {
+        let mut relations = Self::default();
+        for statement in Parser::parse_sql(&DuckDbDialect {}, sql)? {
+            let _done = statement.visit(&mut relations);
+        }
+        Ok(relations)
+    }
+
+    /// Whether a table is named anywhere.
+    pub(super) fn names(&self, table: &str) -> bool {
+        self.named.contains(table)
+    }
+
+    /// Tables that are read and not made in the file itself.
+    pub(super) fn read(&self) -> impl Iterator<Item = &String> {
+        self.named.iter().filter(|name| !self.local.contains(*name) && !self.created.contains(*name))
+    }
+}
+
+impl Visitor for Relations {
+    type Break = ();
+
+    fn pre_visit_statement(&mut self, statement: &Statement) -> ControlFlow<()> {
+        match statement {
+            Statement::CreateTable(table) => self.created.extend(last_part(&table.name)),
+            Statement::CreateView(view) => self.created.extend(last_part(&view.name)),
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        self.local.extend(query.with.iter().flat_map(|with| &with.cte_tables).map(|cte| cte.alias.name.value.clone()));
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+        if let TableFactor::Table { name, args: None, .. } = factor {
+            self.named.extend(last_part(name));
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn last_part(name: &ObjectName) -> Option<String> {
+    name.0.last().and_then(ObjectNamePart::as_ident).map(|ident| ident.value.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
+    use super::*;
+
+    #[test]
+    fn tables_are_told_from_with_names_and_functions() {
+        let sql = "CREATE OR REPLACE TABLE a AS WITH w AS (SELECT * FROM races) \
+                   SELECT * FROM w JOIN runners AS r USING (id) WHERE r.n IN (SELECT n FROM main.deep); \
+                   CREATE OR REPLACE VIEW b AS SELECT * FROM a, generate_series(1, 2) QUALIFY row_number() OVER () = 1;";
+        let relations = Relations::of(sql).unwrap();
+        assert_eq!(relations.read().collect::<Vec<_>>(), ["deep", "races", "runners"]);
+        assert_eq!(relations.created.iter().collect::<Vec<_>>(), ["a", "b"]);
+        assert!(relations.names("w") && !relations.names("generate_series"));
+    }
+}
