@@ -5,6 +5,7 @@ use std::time::Instant;
 use serde::Serialize;
 use tokio::runtime::Handle;
 
+use super::audit::AuditJob;
 use super::run::with_run;
 use super::{Context, PipelineError, Run};
 use crate::lake::{Lake, LakeError, LakeTable, Manifest, Version};
@@ -14,6 +15,13 @@ use crate::validate::{Finding, Limits, Report, check_dataset, check_sources};
 
 /// Older versions looked through for the previous dataset.
 const VERSIONS_BACK_MAX: usize = 50;
+
+/// What is checked besides tables and dataset.
+#[derive(Debug, Clone, Default)]
+pub struct ValidateOptions {
+    /// The point-in-time audit, which makes the dataset anew from changed sources many times.
+    pub audit: bool,
+}
 
 /// What validation found.
 #[derive(Debug, Clone, Serialize)]
@@ -34,8 +42,28 @@ pub struct ValidateReport {
 ///
 /// # Errors
 /// [`PipelineError`] when a check cannot run; findings are no error here.
-pub async fn validate(context: &Context) -> Result<ValidateReport, PipelineError> {
-    with_run(context, "validate", async |run| validate_in(context, run).await).await
+pub async fn validate(context: &Context, options: &ValidateOptions) -> Result<ValidateReport, PipelineError> {
+    with_run(context, "validate", async |run| {
+        let audit = if options.audit { Some(AuditJob::plan(context, run).await?) } else { None };
+        let report = validate_in(context, run).await?;
+        match audit {
+            Some(audit) => audited(run, audit, report).await,
+            None => Ok(report),
+        }
+    })
+    .await
+}
+
+/// The report with the audit's findings.
+async fn audited(run: &Run, audit: AuditJob, mut report: ValidateReport) -> Result<ValidateReport, PipelineError> {
+    let started = Instant::now();
+    let audit = tokio::task::spawn_blocking(move || audit.run()).await??;
+    report.blocked |= audit.is_blocked();
+    report.findings.extend(audit.findings);
+    report.findings.sort_by(|a, b| a.id.cmp(&b.id));
+    report.seconds += started.elapsed().as_secs_f64();
+    run.record(Step::Validate, started, report.rows, 0);
+    Ok(report)
 }
 
 /// The same as a step of a run.
