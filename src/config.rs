@@ -24,6 +24,8 @@ const DEFAULT_LAKE: &str = "data_lake";
 const DEFAULT_JOBS: usize = 2;
 /// Connections of a pull at most; a production server has other users.
 const JOBS_MAX: usize = 32;
+/// Dates or events that an audit tries at most; each costs a run of all phases.
+const AUDIT_TRIES_MAX: usize = 100;
 /// How alike two keys must be for one to be suggested instead of the other.
 const SUGGESTION_SIMILARITY: f64 = 0.7;
 
@@ -103,6 +105,12 @@ pub struct TableConfig {
     /// Whether a rebuild needs rows in it.
     #[serde(default = "yes")]
     pub required: bool,
+    /// Columns that are known only when the row's event is over; the first of them is null for rows that took no part.
+    #[serde(default)]
+    pub outcomes: Vec<String>,
+    /// Whether its rows exist only after their event.
+    #[serde(default)]
+    pub after_event: bool,
 }
 
 fn yes() -> bool {
@@ -133,8 +141,22 @@ pub struct DatasetConfig {
     /// Columns that are outcomes, not features.
     #[serde(default)]
     pub labels: Vec<String>,
+    /// What the audit needs to know about time.
+    pub event: Option<EventConfig>,
     /// The folder of phase files, relative to the pipeline file.
     pub phases: String,
+}
+
+/// What happens at one time and is then over, such as a race: no row may know its own event's outcome or a later one's.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventConfig {
+    /// The column of dataset and source tables that names the event of a row.
+    pub column: String,
+    /// The source table with one row per event.
+    pub table: String,
+    /// Its column with the date of the event.
+    pub date: String,
 }
 
 /// Where the dataset is pushed.
@@ -175,6 +197,10 @@ pub struct ValidateConfig {
     pub min_rows_of_previous: f64,
     /// Other severities and limits than the checks' own, by id.
     pub checks: BTreeMap<String, CheckConfig>,
+    /// Dates at which the audit cuts the sources.
+    pub audit_dates: usize,
+    /// Events whose outcomes the audit changes, one at a time.
+    pub audit_events: usize,
 }
 
 /// What the pipeline file says of one check.
@@ -189,7 +215,7 @@ pub struct CheckConfig {
 
 impl Default for ValidateConfig {
     fn default() -> Self {
-        Self { min_rows: 1, min_rows_of_previous: 0.9, checks: BTreeMap::new() }
+        Self { min_rows: 1, min_rows_of_previous: 0.9, checks: BTreeMap::new(), audit_dates: 3, audit_events: 8 }
     }
 }
 
@@ -247,7 +273,17 @@ impl Pipeline {
         });
         let no_key = self.dataset.key.is_empty().then(|| "dataset.key names no column".to_owned());
         let jobs = self.jobs.filter(|jobs| !(1..=JOBS_MAX).contains(jobs)).map(|jobs| jobs_message(&jobs.to_string()));
-        match twice.or(bad_name).or(no_key).or(jobs) {
+        let no_event_table = self
+            .dataset
+            .event
+            .as_ref()
+            .filter(|event| self.table(&event.table).is_none())
+            .map(|event| format!("dataset.event.table is {}, which is not one of the [[tables]]", event.table));
+        let audit = [("audit_dates", self.validate.audit_dates), ("audit_events", self.validate.audit_events)]
+            .into_iter()
+            .find(|(_, count)| !(1..=AUDIT_TRIES_MAX).contains(count))
+            .map(|(key, count)| format!("validate.{key} is {count}; expected a number from 1 to {AUDIT_TRIES_MAX}"));
+        match twice.or(bad_name).or(no_key).or(jobs).or(no_event_table).or(audit) {
             Some(message) => Err(ConfigError::Invalid { origin: origin.to_owned(), message }),
             None => Ok(self),
         }
@@ -446,6 +482,9 @@ mod tests {
         let error = pipeline(&["validate.min_row=7"]).unwrap_err().to_string();
         assert!(error.contains("did you mean `min_rows`?"), "{error}");
         assert!(pipeline(&["jobs=0"]).unwrap_err().to_string().contains("from 1 to 32"));
+        let refused = |key| pipeline(&[key]).unwrap_err().to_string();
+        assert!(refused("validate.audit_events=0").contains("from 1 to 100"));
+        assert!(refused("dataset.event.table=rases").contains("dataset.event.table is rases"));
     }
 
     #[test]

@@ -17,7 +17,7 @@
 //! | [`source`] | one snapshot, ctid ranges, COPY streams | pg | Arrow, the lake |
 //! | [`lake`] | Parquet files and the manifests that make them visible | - | Postgres, DuckDB |
 //! | [`transform`] | phases over views of the lake | lake | Postgres |
-//! | [`validate`] | checks of tables and dataset | transform, lake | Postgres |
+//! | [`validate`] | checks of tables and dataset, the point-in-time audit | transform, lake | Postgres |
 //! | [`push`] | staging table, swap, rollback | pg, columnar | the source, DuckDB |
 //! | [`fixtures`] | a synthetic source | pg | the lake |
 //! | [`pipeline`] | joins the steps into commands; runs and their records | all of the above, [`config`] | arguments, HTTP |

@@ -12,7 +12,7 @@ use super::{signals, views};
 use crate::config::{Flags, Pipeline, Settings};
 use crate::fixtures::{self, FixtureOptions};
 use crate::pg::{DatabaseUrl, LocalServer, ServerOptions, Session};
-use crate::pipeline::{self, Context, DemoOptions, PipelineError, RowFormat, TransformOptions};
+use crate::pipeline::{self, Context, DemoOptions, PipelineError, RowFormat, TransformOptions, ValidateOptions};
 use crate::progress::Progress;
 
 /// Rows that `query` prints as a table.
@@ -65,8 +65,8 @@ async fn command(context: &Context, arguments: Arguments, output: Output) -> any
             let report = pipeline::test_phase(context, &test.phase, test.sample).await?;
             printing(move || output.result(&report, views::test))
         }
-        Command::Validate => {
-            let report = pipeline::validate(context).await?;
+        Command::Validate(validate) => {
+            let report = pipeline::validate(context, &ValidateOptions { audit: validate.audit }).await?;
             Box::new(move || {
                 output.result(&report, views::validate)?;
                 Ok(if report.blocked { ExitCode::from(BLOCKED) } else { ExitCode::SUCCESS })

@@ -1,6 +1,7 @@
 //! Joins the steps: each command of the program is one function here, over one [`Context`]. Knows nothing about
 //! arguments and HTTP.
 
+mod audit;
 mod demo;
 mod error;
 mod export;
@@ -30,4 +31,4 @@ pub use run::{Context, Run, RunId, RunRecord, RunState, StepRecord, history};
 pub use status::{LakeTableStatus, ServerStatus, StatusReport, status};
 pub use test_phase::{ColumnNulls, TestReport, TestedTable, test_phase};
 pub use transform::{DatasetReport, TransformOptions, TransformReport, transform};
-pub use validate::{ValidateReport, validate};
+pub use validate::{ValidateOptions, ValidateReport, validate};

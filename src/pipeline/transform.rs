@@ -255,11 +255,15 @@ pub(super) fn prepare_session(
     ))
 }
 
-fn remove_database(file: &Path) -> Result<(), LakeError> {
+/// Removes a DuckDB file and its log, where they are.
+pub(super) fn remove_database(file: &Path) -> Result<(), LakeError> {
     for path in [file.to_path_buf(), file.with_extension("duckdb.wal")] {
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(LakeError::Write { path: ObjectPath::from(DATABASE_FILE), source: error.into() });
+                return Err(LakeError::Write {
+                    path: ObjectPath::from(path.display().to_string()),
+                    source: error.into(),
+                });
             }
             _ => {}
         }

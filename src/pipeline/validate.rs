@@ -6,18 +6,26 @@ use std::time::Instant;
 use serde::Serialize;
 use tokio::runtime::Handle;
 
+use super::audit::AuditJob;
 use super::run::with_run;
 use super::{Context, PipelineError, Run};
-use crate::config::CheckConfig;
+use crate::config::{CheckConfig, ValidateConfig};
 use crate::lake::{Lake, LakeError, LakeTable, Manifest, Version};
 use crate::progress::Step;
-use crate::transform::{Engine, PhaseSet, create_view, create_views, load_data_tables};
+use crate::transform::{Engine, PhaseSet, Severity, create_view, create_views, load_data_tables};
 use crate::validate::{BUILT_IN_CHECKS, Finding, Limits, Report, check_dataset, check_sources};
 
 /// Older versions looked through for the previous dataset.
 const VERSIONS_BACK_MAX: usize = 50;
 /// The name under which checks see the previous dataset, where there is one.
 const PREVIOUS_DATASET: &str = "previous_dataset";
+
+/// What is checked besides tables and dataset.
+#[derive(Debug, Clone, Default)]
+pub struct ValidateOptions {
+    /// The point-in-time audit, which makes the dataset anew from changed sources many times.
+    pub audit: bool,
+}
 
 /// What validation found.
 #[derive(Debug, Clone, Serialize)]
@@ -38,8 +46,33 @@ pub struct ValidateReport {
 ///
 /// # Errors
 /// [`PipelineError`] when a check cannot run; findings are no error here.
-pub async fn validate(context: &Context) -> Result<ValidateReport, PipelineError> {
-    with_run(context, "validate", async |run| validate_in(context, run).await).await
+pub async fn validate(context: &Context, options: &ValidateOptions) -> Result<ValidateReport, PipelineError> {
+    with_run(context, "validate", async |run| {
+        let audit = if options.audit { Some(AuditJob::plan(context, run).await?) } else { None };
+        let report = validate_in(context, run).await?;
+        match audit {
+            Some(audit) => audited(run, audit, report, &severities(&context.pipeline.validate)).await,
+            None => Ok(report),
+        }
+    })
+    .await
+}
+
+/// The report with the audit's findings.
+async fn audited(
+    run: &Run,
+    audit: AuditJob,
+    mut report: ValidateReport,
+    severities: &BTreeMap<String, Severity>,
+) -> Result<ValidateReport, PipelineError> {
+    let started = Instant::now();
+    let audit = tokio::task::spawn_blocking(move || audit.run()).await??.with_severities(severities);
+    report.blocked |= audit.is_blocked();
+    report.findings.extend(audit.findings);
+    report.findings.sort_by(|a, b| a.id.cmp(&b.id));
+    report.seconds += started.elapsed().as_secs_f64();
+    run.record(Step::Validate, started, report.rows, 0);
+    Ok(report)
 }
 
 /// The same as a step of a run.
@@ -55,9 +88,7 @@ pub(super) async fn validate_in(context: &Context, run: &Run) -> Result<Validate
     let (version, rows) = (manifest.version, table.rows);
 
     let (job, lake, phases) = (context.clone(), run.lake.clone(), context.phases()?);
-    let overrides = &context.pipeline.validate.checks;
-    known_checks(overrides, &phases)?;
-    let severities = overrides.iter().filter_map(|(id, check)| Some((id.clone(), check.severity?))).collect();
+    known_checks(&context.pipeline.validate.checks, &phases)?;
     let runtime = Handle::current();
     let check = move || -> Result<Report, PipelineError> {
         let work = job.progress.start(Step::Validate, "checks", None);
@@ -84,7 +115,7 @@ pub(super) async fn validate_in(context: &Context, run: &Run) -> Result<Validate
     };
     findings.extend(tokio::task::spawn_blocking(check).await??.findings);
     run.record(Step::Validate, started, rows, 0);
-    let report = Report { findings }.with_severities(&severities);
+    let report = Report { findings }.with_severities(&severities(&context.pipeline.validate));
     Ok(ValidateReport {
         version,
         rows,
@@ -119,6 +150,10 @@ async fn previous_dataset(
         }
     }
     Ok(None)
+}
+
+fn severities(config: &ValidateConfig) -> BTreeMap<String, Severity> {
+    config.checks.iter().filter_map(|(id, check)| Some((id.clone(), check.severity?))).collect()
 }
 
 fn limits_of_checks(checks: &BTreeMap<String, CheckConfig>) -> BTreeMap<String, f64> {

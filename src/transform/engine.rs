@@ -195,24 +195,26 @@ impl Engine {
         Ok(count.and_then(|count| u64::try_from(count).ok()).unwrap_or(0))
     }
 
-    /// Whether a name stands for a view.
+    /// Whether a name of the current schema stands for a view.
     ///
     /// # Errors
     /// As [`Engine::stream`].
     pub fn is_view(&self, name: &str) -> Result<bool, TransformError> {
-        let sql =
-            format!("SELECT count(*) FROM duckdb_views() WHERE NOT internal AND view_name = {}", quote_literal(name));
+        let sql = format!(
+            "SELECT count(*) FROM duckdb_views() WHERE NOT internal AND schema_name = current_schema() AND view_name = {}",
+            quote_literal(name)
+        );
         Ok(self.count(&sql)? > 0)
     }
 
-    /// The columns of a table or view in order, as names and types.
+    /// The columns of a table or view of the current schema in order, as names and types.
     ///
     /// # Errors
     /// As [`Engine::stream`].
     pub fn columns(&self, table: &str) -> Result<Vec<(String, String)>, TransformError> {
         let sql = format!(
             "SELECT column_name, data_type FROM information_schema.columns \
-             WHERE table_schema = 'main' AND table_name = {} ORDER BY ordinal_position",
+             WHERE table_schema = current_schema() AND table_name = {} ORDER BY ordinal_position",
             quote_literal(table)
         );
         let mut statement = self.connection.prepare(&sql).map_err(|error| self.failed(&error))?;

@@ -12,8 +12,8 @@ use crate::transform::{CheckFile, DictionaryColumn, Engine, PhaseSet, Role, Seve
 /// Offending rows kept of each check.
 const SAMPLE_ROWS: usize = 10;
 
-/// Checks that need no file, because they look at the lake and not only into the dataset.
-pub const BUILT_IN_CHECKS: [&str; 6] = ["V01", "V02", "V03", "V04", "V06", "V07"];
+/// Checks that need no file, because they look at more than the dataset.
+pub const BUILT_IN_CHECKS: [&str; 10] = ["V01", "V02", "V03", "V04", "V06", "V07", "V08", "V09", "V10", "V11"];
 
 /// Limits that the pipeline file sets.
 #[derive(Debug, Clone)]

@@ -1,5 +1,6 @@
 //! Integration tests against the real thing: private Postgres servers, the real program, real kills.
 
+mod audit;
 mod bad_input;
 mod cli;
 mod connections;

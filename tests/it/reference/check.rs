@@ -20,7 +20,7 @@ use super::world::{World, insert_statements};
 use super::{COLUMNS, Row, Value, reference};
 
 /// How many worlds are compared. Another number comes from the environment, such as `PROPTEST_CASES=2000`.
-const WORLDS: u32 = 64;
+const WORLDS: u32 = 32;
 /// The worlds are the same in every run.
 const SEED: u64 = 20_240_701;
 /// The time that `build_time()` gives.
