@@ -88,6 +88,8 @@ WITH worded AS (
     race_date,
     location,
     race_distance,
+    distance_range,
+    track_category,
     is_metro_venue,
     raw_track_name,
     track_condition,
@@ -96,9 +98,22 @@ WITH worded AS (
     matches(lower(track_info), '^rail - true') AS leads_with_true,
     TRY_CAST(captured(lower(track_info), '(?:\bout\b|\+)[^0-9]*([0-9]+(?:\.[0-9]+)?)') AS DOUBLE) AS metres_out
   FROM cleaned_races
+),
+grouped AS (
+  SELECT
+    *,
+    CASE
+      WHEN going IS NULL THEN NULL
+      WHEN matches(going, '^soft') THEN 'soft'
+      WHEN matches(going, '^heavy') THEN 'heavy'
+      WHEN matches(going, '^(synthetic|all weather)') THEN 'synthetic'
+      ELSE 'good'
+    END AS going_group
+  FROM worded
 )
 SELECT
   race_key,
+  race_date,
   CASE
     WHEN going IS NULL THEN NULL
     WHEN matches(going, '^(firm|good 1|good 2)') THEN 1
@@ -110,13 +125,7 @@ SELECT
     WHEN matches(going, '^heavy') THEN 7
     ELSE 3
   END AS track_condition_numeric,
-  CASE
-    WHEN going IS NULL THEN NULL
-    WHEN matches(going, '^soft') THEN 'soft'
-    WHEN matches(going, '^heavy') THEN 'heavy'
-    WHEN matches(going, '^(synthetic|all weather)') THEN 'synthetic'
-    ELSE 'good'
-  END AS going_group,
+  going_group,
   -- Text that leads with True means the true rail, whatever follows.
   CASE WHEN leads_with_true THEN CAST(0 AS DOUBLE) ELSE metres_out END AS rail_out_metres,
   CASE WHEN leads_with_true THEN CAST(1 AS DOUBLE) WHEN metres_out IS NOT NULL THEN CAST(0 AS DOUBLE) END AS is_rail_true,
@@ -140,8 +149,11 @@ SELECT
   CAST(CASE WHEN raw_track_name IS NULL THEN -race_key ELSE dense_rank() OVER (ORDER BY raw_track_name) END AS INTEGER)
     AS raw_track_key,
   CAST(CASE WHEN race_distance IS NULL THEN -race_key ELSE floor(race_distance / 200.0) END AS INTEGER) AS distance_bucket,
+  CAST(dense_rank() OVER (ORDER BY distance_range) AS INTEGER) AS distance_range_key,
+  CAST(dense_rank() OVER (ORDER BY track_category) AS INTEGER) AS category_key,
+  CASE WHEN going_group IS NOT NULL THEN CAST(dense_rank() OVER (ORDER BY going_group) AS INTEGER) END AS going_group_key,
   is_metro_venue
-FROM worded
+FROM grouped
 ORDER BY race_key;
 
 CREATE OR REPLACE TABLE horse_ids AS
@@ -202,6 +214,13 @@ trainer_ids AS (
   SELECT trainer_slug, row_number() OVER (ORDER BY trainer_slug) AS trainer_number
   FROM (SELECT DISTINCT trainer_slug FROM race_results WHERE trainer_slug IS NOT NULL)
 ),
+-- `13e` is saddle cloth 13 after number formatting, not 13 times a power of ten.
+horse_numbers AS (
+  SELECT
+    horse_number,
+    TRY_CAST(captured(regexp_replace(horse_number, '[eE][+]?[0-9]*$', ''), '([0-9]+)') AS INTEGER) AS saddle_cloth
+  FROM (SELECT DISTINCT horse_number FROM race_results)
+),
 keyed AS (
   SELECT
     s.*,
@@ -224,7 +243,6 @@ SELECT
   c.race_order,
   c.track_key,
   c.location_key,
-  c.distance_range,
   k.horse_id,
   CAST(k.jockey_id AS INTEGER) AS jockey_id,
   CAST(k.trainer_id AS INTEGER) AS trainer_id,
@@ -239,8 +257,7 @@ SELECT
   CASE WHEN k.position < 50 THEN CAST(k.position AS INTEGER) END AS final_position,
   CAST(k.position AS INTEGER) AS position_or_code,
   replace(k.horse_name, 'E+', 'E') AS horse_name,
-  -- `13e` is saddle cloth 13 after number formatting, not 13 times a power of ten.
-  TRY_CAST(captured(regexp_replace(k.horse_number, '[eE][+]?[0-9]*$', ''), '([0-9]+)') AS INTEGER) AS horse_number,
+  n.saddle_cloth AS horse_number,
   CAST(k.barrier AS INTEGER) AS barrier,
   finite_number(k.original_weight) AS weight,
   k.jockey,
@@ -261,6 +278,7 @@ SELECT
   END AS barrier_position
 FROM keyed AS k
 JOIN cleaned_races AS c USING (race_key)
+LEFT JOIN horse_numbers AS n USING (horse_number)
 ORDER BY runner_id;
 
 -- The starts of every horse, arranged so that one plain window gives what was known before each: in a career the rows
@@ -300,11 +318,10 @@ SELECT
   r.day_key,
   r.track_key,
   r.location_key,
-  r.distance_range,
   r.horse_id,
   r.horse_key,
   r.jockey_id,
-  r.barrier_position,
+  CASE r.barrier_position WHEN 'inner' THEN 1 WHEN 'middle' THEN 2 WHEN 'outer' THEN 3 WHEN 'unknown' THEN 4 END AS barrier_group,
   r.total_runners,
   r.finished,
   r.won,
@@ -312,9 +329,9 @@ SELECT
   r.final_position,
   r.position_or_code,
   r.weight,
-  c.track_category,
-  g.going_group
+  g.distance_range_key,
+  g.category_key,
+  g.going_group_key
 FROM careers
 JOIN runners AS r USING (runner_id)
-JOIN cleaned_races AS c USING (race_key)
 JOIN race_conditions AS g USING (race_key);

@@ -87,8 +87,8 @@ WITH runs AS (
     f.speed_figure,
     CASE WHEN s.finished = 1 THEN thousandths(s.weight) END AS grams,
     CASE WHEN s.finished = 1 THEN CAST(round((e.horse_elo - 1100) * 100) AS INTEGER) END AS rating_above_base,
-    s.finished * CAST(g.track_condition_numeric >= 5 AS INTEGER) AS wet_run,
-    s.finished * CAST(g.track_condition_numeric <= 3 AS INTEGER) AS dry_run
+    s.finished * CAST(coalesce(g.track_condition_numeric >= 5, false) AS INTEGER) AS wet_run,
+    s.finished * CAST(coalesce(g.track_condition_numeric <= 3, false) AS INTEGER) AS dry_run
   FROM horse_starts AS s
   JOIN cleaned_races AS c USING (race_key)
   JOIN race_conditions AS g USING (race_key)
@@ -96,67 +96,111 @@ WITH runs AS (
   LEFT JOIN checkpoints AS p USING (runner_id)
   LEFT JOIN speed_figures AS f USING (runner_id)
 ),
+-- What a run adds, as flags of 0 or 1 and as places below 50, none of them null.
 facts AS (
   SELECT
     *,
     CAST(round(speed_figure * 100) AS BIGINT) AS figure_hundredths,
-    abs(final_position - 3) AS position_error,
-    CASE WHEN early IS NOT NULL THEN late END AS late_after_early,
-    early - final_position AS early_gain,
     late - final_position AS late_gain,
-    CASE WHEN late IS NOT NULL THEN coalesce(early, 0) - final_position END AS surge,
-    CASE WHEN total_runners > 1 THEN early END AS early_in_field,
-    CASE WHEN total_runners > 1 AND early * 4 <= total_runners THEN 1 END AS in_first_quarter,
-    CASE WHEN distance <= 1200 THEN 1 END AS is_sprint,
-    CASE WHEN distance > 2000 THEN 1 END AS is_long
+    finished * is_same_day AS is_run_today,
+    CAST(early IS NOT NULL AS INTEGER) AS has_early,
+    CAST(late IS NOT NULL AS INTEGER) AS has_late,
+    CAST(early IS NOT NULL AND late IS NOT NULL AS INTEGER) AS has_both,
+    coalesce(early, 0) AS early_place,
+    coalesce(late, 0) AS late_place,
+    CASE WHEN early IS NOT NULL THEN final_position ELSE 0 END AS final_after_early,
+    CASE WHEN late IS NOT NULL THEN final_position ELSE 0 END AS final_after_late,
+    CASE WHEN early IS NOT NULL THEN abs(early - final_position) ELSE 0 END AS early_move,
+    coalesce(abs(final_position - 3), 0) AS position_error,
+    CAST(early IS NOT NULL AND total_runners > 1 AS INTEGER) AS has_early_in_field,
+    CAST(coalesce(early * 4 <= total_runners AND total_runners > 1, false) AS INTEGER) AS is_in_first_quarter,
+    CAST(coalesce(late > final_position, false) AS INTEGER) AS is_strong_finish,
+    CAST(coalesce(late - final_position <= -2, false) AS INTEGER) AS has_faded,
+    CAST(coalesce(late - final_position >= 3, false) AS INTEGER) AS has_closed,
+    CAST(coalesce(late <= 2, false) AS INTEGER) AS is_in_front,
+    CAST(coalesce(distance <= 1200, false) AS INTEGER) AS is_sprint,
+    CAST(coalesce(distance > 2000, false) AS INTEGER) AS is_long,
+    CAST(speed_figure IS NOT NULL AS INTEGER) AS has_figure,
+    CAST(grams IS NOT NULL AS INTEGER) AS is_weighed,
+    CAST(distance IS NOT NULL AS INTEGER) AS has_distance
   FROM runs
 ),
+-- Most of the work is in the number of sums, so three small ones share one. A shared sum has room for a million each:
+-- with places from 0 to 49 enough for 20000 starts, and both are assured.
 sums AS (
   SELECT
     runner_id,
     race_date,
     horse_key,
     day_key,
-    total(sum(finished) OVER earlier) AS total_races,
-    total(sum(finished * is_same_day) OVER earlier) AS runs_today,
-    total(sum(won) OVER earlier) AS wins,
-    total(sum(placed) OVER earlier) AS places,
-    total(count(early) OVER earlier) AS early_runs,
-    total(sum(early) OVER earlier) AS early_places,
-    total(count(late_after_early) OVER earlier) AS late_after_early_runs,
-    total(sum(late_after_early) OVER earlier) AS late_after_early_places,
-    total(sum(early_gain) OVER earlier) AS early_gains,
-    total(sum(abs(early_gain)) OVER earlier) AS early_moves,
-    total(count(early_in_field) OVER earlier) AS early_in_field_runs,
-    total(sum(in_first_quarter) OVER earlier) AS first_quarter_runs,
-    total(count(late) OVER earlier) AS late_runs,
-    total(sum(late) OVER earlier) AS late_places,
-    total(sum(surge) OVER earlier) AS surges,
-    total(sum(late_gain) OVER earlier) AS late_gains,
+    count(*) OVER earlier AS rows_before,
+    sum(packed(finished, won, placed)) OVER earlier AS of_runs,
+    sum(packed(is_run_today, wet_run, dry_run)) OVER earlier AS of_days,
+    sum(packed(has_early, early_place, final_after_early)) OVER earlier AS of_early,
+    sum(packed(early_move, has_early_in_field, is_in_first_quarter)) OVER earlier AS of_early_moves,
+    sum(packed(has_both, has_early * late_place, has_late * early_place)) OVER earlier AS of_both,
+    sum(packed(has_late, late_place, final_after_late)) OVER earlier AS of_late_places,
+    sum(packed(is_strong_finish, has_faded, has_closed)) OVER earlier AS of_finishes,
+    sum(packed(is_in_front, is_long, is_long * is_in_front)) OVER earlier AS of_fronts,
+    sum(packed(is_sprint, is_sprint * has_faded, position_error)) OVER earlier AS of_sprints,
+    sum(packed(has_figure, is_weighed, has_distance)) OVER earlier AS of_measures,
     total(sum(late_gain * late_gain) OVER earlier) AS late_gain_squares,
-    total(sum(CAST(late_gain > 0 AS INTEGER)) OVER earlier) AS strong_finishes,
-    total(sum(CAST(late_gain <= -2 AS INTEGER)) OVER earlier) AS faded_runs,
-    total(sum(CAST(late_gain >= 3 AS INTEGER)) OVER earlier) AS closed_runs,
-    total(sum(CAST(late <= 2 AS INTEGER)) OVER earlier) AS front_runs,
-    total(sum(is_sprint) OVER earlier) AS sprints,
-    total(sum(is_sprint * CAST(late_gain <= -2 AS INTEGER)) OVER earlier) AS faded_sprints,
-    total(sum(is_long) OVER earlier) AS long_runs,
-    total(sum(is_long * CAST(late <= 2 AS INTEGER)) OVER earlier) AS front_long_runs,
-    total(count(figure_hundredths) OVER earlier) AS figures,
     CAST(sum(figure_hundredths) OVER earlier AS BIGINT) AS figure_hundredths,
     max(speed_figure) OVER earlier AS best_speed_figure,
-    total(count(grams) OVER earlier) AS weighed_runs,
     CAST(sum(grams) OVER earlier AS BIGINT) AS grams,
-    total(count(distance) OVER earlier) AS distances,
     total(sum(distance) OVER earlier) AS distance_sum,
     CAST(coalesce(sum(CAST(distance AS BIGINT) * distance) OVER earlier, 0) AS BIGINT) AS distance_squares,
-    total(sum(position_error) OVER earlier) AS position_errors,
-    CAST(coalesce(sum(rating_above_base) OVER earlier, 0) AS BIGINT) AS ratings_above_base,
-    total(sum(wet_run) OVER earlier) AS wet_runs,
-    total(sum(dry_run) OVER earlier) AS dry_runs
+    CAST(coalesce(sum(rating_above_base) OVER earlier, 0) AS BIGINT) AS ratings_above_base
   FROM facts
+  WHERE assured(coalesce(least(final_position, early, late), 0) >= 0, 'a place is below 0')
   WINDOW earlier AS (PARTITION BY career_key ORDER BY runner_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
   QUALIFY is_subject
+),
+histories AS (
+  SELECT
+    runner_id,
+    race_date,
+    horse_key,
+    day_key,
+    unpacked(of_runs, 0) AS total_races,
+    unpacked(of_days, 0) AS runs_today,
+    unpacked(of_runs, 1) AS wins,
+    unpacked(of_runs, 2) AS places,
+    unpacked(of_early, 0) AS early_runs,
+    unpacked(of_early, 1) AS early_places,
+    unpacked(of_both, 0) AS late_after_early_runs,
+    unpacked(of_both, 1) AS late_after_early_places,
+    unpacked(of_early, 1) - unpacked(of_early, 2) AS early_gains,
+    unpacked(of_early_moves, 0) AS early_moves,
+    unpacked(of_early_moves, 1) AS early_in_field_runs,
+    unpacked(of_early_moves, 2) AS first_quarter_runs,
+    unpacked(of_late_places, 0) AS late_runs,
+    unpacked(of_late_places, 1) AS late_places,
+    unpacked(of_both, 2) - unpacked(of_late_places, 2) AS surges,
+    unpacked(of_late_places, 1) - unpacked(of_late_places, 2) AS late_gains,
+    late_gain_squares,
+    unpacked(of_finishes, 0) AS strong_finishes,
+    unpacked(of_finishes, 1) AS faded_runs,
+    unpacked(of_finishes, 2) AS closed_runs,
+    unpacked(of_fronts, 0) AS front_runs,
+    unpacked(of_sprints, 0) AS sprints,
+    unpacked(of_sprints, 1) AS faded_sprints,
+    unpacked(of_fronts, 1) AS long_runs,
+    unpacked(of_fronts, 2) AS front_long_runs,
+    unpacked(of_measures, 0) AS figures,
+    figure_hundredths,
+    best_speed_figure,
+    unpacked(of_measures, 1) AS weighed_runs,
+    grams,
+    unpacked(of_measures, 2) AS distances,
+    distance_sum,
+    distance_squares,
+    unpacked(of_sprints, 2) AS position_errors,
+    ratings_above_base,
+    unpacked(of_days, 1) AS wet_runs,
+    unpacked(of_days, 2) AS dry_runs
+  FROM sums
+  WHERE assured(rows_before <= 20000, 'a horse has more than 20000 starts')
 ),
 of_late AS (
   SELECT
@@ -170,22 +214,22 @@ of_late AS (
     ninety_days AS (PARTITION BY horse_key ORDER BY day_key RANGE BETWEEN 90 PRECEDING AND 1 PRECEDING)
 )
 SELECT
-  sums.* EXCLUDE (horse_key, day_key),
-  coalesce(rounded(mean_of(100 * sums.wins, sums.total_races), 2), CAST(0 AS DOUBLE)) AS win_percentage,
-  of_late.runs_in_60_days + sums.runs_today AS runs_last_60_days,
-  of_late.runs_in_90_days + sums.runs_today AS runs_last_90_days,
+  h.* EXCLUDE (horse_key, day_key),
+  coalesce(rounded(mean_of(100 * h.wins, h.total_races), 2), CAST(0 AS DOUBLE)) AS win_percentage,
+  of_late.runs_in_60_days + h.runs_today AS runs_last_60_days,
+  of_late.runs_in_90_days + h.runs_today AS runs_last_90_days,
   previous.race_key AS previous_race_key,
-  sums.day_key - previous.day_key AS days_since_last_race,
+  h.day_key - previous.day_key AS days_since_last_race,
   previous.runs AS last_runs,
   previous.position_sum AS last_position_sum,
   previous.position_squares AS last_position_squares,
   previous.wins AS last_wins,
   previous.places AS last_places,
   previous.weighted_places AS last_weighted_places
-FROM sums
+FROM histories AS h
 JOIN of_late USING (runner_id)
 LEFT JOIN horse_runs AS previous
-  ON previous.horse_key = sums.horse_key AND previous.run_number = sums.total_races - sums.runs_today
+  ON previous.horse_key = h.horse_key AND previous.run_number = h.total_races - h.runs_today
 ORDER BY runner_id;
 
 -- The earlier wins of the horse, and how many of them were under today's circumstances. Wins are few, so each meets each
@@ -194,9 +238,9 @@ CREATE OR REPLACE TABLE horse_past_wins AS
 WITH circumstances AS (
   SELECT
     r.runner_id, r.race_date, r.horse_id, r.day_key, r.meeting_key, r.race_order, r.is_starter, r.won,
-    r.location_key, r.track_key, r.distance_range, r.barrier_position, r.jockey_id,
-    c.race_distance, c.track_category,
-    g.track_condition_key, g.going_group, g.track_condition_numeric, g.raw_track_key, g.distance_bucket, g.is_metro_venue
+    r.location_key, r.track_key, r.barrier_position, r.jockey_id,
+    c.race_distance, g.distance_range_key, g.category_key,
+    g.track_condition_key, g.going_group_key, g.track_condition_numeric, g.raw_track_key, g.distance_bucket, g.is_metro_venue
   FROM runners AS r
   JOIN cleaned_races AS c USING (race_key)
   JOIN race_conditions AS g USING (race_key)
@@ -206,12 +250,12 @@ past_wins AS (
     r.runner_id,
     r.race_date,
     w.location_key = r.location_key AS is_here,
-    w.distance_range = r.distance_range AS at_distance_range,
+    w.distance_range_key = r.distance_range_key AS at_distance_range,
     w.track_key = r.track_key AS at_track,
     w.jockey_id = r.jockey_id AS with_jockey,
-    w.track_category = r.track_category AS at_category,
+    w.category_key = r.category_key AS at_category,
     w.track_condition_key = r.track_condition_key AS on_going,
-    w.going_group = r.going_group AS on_going_group,
+    w.going_group_key = r.going_group_key AS on_going_group,
     w.barrier_position = r.barrier_position AS from_barrier,
     w.track_condition_numeric >= 5 AS on_wet,
     w.track_condition_numeric <= 3 AS on_dry,
@@ -258,7 +302,7 @@ WITH at_distance AS (
     race_date,
     total(sum(finished) OVER earlier) AS races_at_distance
   FROM horse_starts
-  WINDOW earlier AS (PARTITION BY career_key, distance_range ORDER BY runner_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+  WINDOW earlier AS (PARTITION BY career_key, distance_range_key ORDER BY runner_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
   QUALIFY is_subject
 ),
 at_track AS (
@@ -275,7 +319,7 @@ at_track_distance AS (
     runner_id,
     total(sum(finished) OVER earlier) AS track_distance_runs
   FROM horse_starts
-  WINDOW earlier AS (PARTITION BY career_key, track_key, distance_range ORDER BY runner_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+  WINDOW earlier AS (PARTITION BY career_key, track_key, distance_range_key ORDER BY runner_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
   QUALIFY is_subject
 ),
 at_category AS (
@@ -283,7 +327,7 @@ at_category AS (
     runner_id,
     total(sum(finished) OVER earlier) AS horse_category_runs
   FROM horse_starts
-  WINDOW earlier AS (PARTITION BY career_key, track_category ORDER BY runner_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+  WINDOW earlier AS (PARTITION BY career_key, category_key ORDER BY runner_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
   QUALIFY is_subject
 ),
 on_going AS (
@@ -291,16 +335,16 @@ on_going AS (
     runner_id,
     total(sum(finished) OVER earlier) AS going_group_runs
   FROM horse_starts
-  WINDOW earlier AS (PARTITION BY career_key, going_group ORDER BY runner_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+  WINDOW earlier AS (PARTITION BY career_key, going_group_key ORDER BY runner_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
   QUALIFY is_subject
 ),
 -- A runner without a barrier has no such history.
 from_barrier AS (
   SELECT
     runner_id,
-    CASE WHEN barrier_position IS NULL THEN 0 ELSE total(sum(finished) OVER earlier) END AS barrier_group_runs
+    CASE WHEN barrier_group IS NULL THEN 0 ELSE total(sum(finished) OVER earlier) END AS barrier_group_runs
   FROM horse_starts
-  WINDOW earlier AS (PARTITION BY career_key, barrier_position ORDER BY runner_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+  WINDOW earlier AS (PARTITION BY career_key, barrier_group ORDER BY runner_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
   QUALIFY is_subject
 ),
 with_jockey AS (
@@ -337,6 +381,8 @@ WINDOW
   last_50 AS (PARTITION BY jockey_key ORDER BY runner_id ROWS BETWEEN 49 PRECEDING AND CURRENT ROW);
 
 -- Jockeys and trainers have thousands of runs, so their meetings are summed before the windows over days run over them.
+-- The windows end with the group before the own one: the earlier days, or the lower race numbers. Sums of counts as
+-- doubles are as exact as those of integers, and half the work.
 -- A meeting has one track and one location. Entries, unlike rides, count wherever they were and without a place too.
 -- The last rides are those before today.
 CREATE OR REPLACE TABLE jockey_career AS
@@ -347,10 +393,10 @@ WITH meetings AS (
     meeting_key,
     day_key,
     track_key,
-    total(count(*)) AS entries,
-    total(sum(finished)) AS rides,
-    total(sum(won)) AS wins,
-    total(sum(placed)) AS places
+    CAST(count(*) AS DOUBLE) AS entries,
+    CAST(sum(finished) AS DOUBLE) AS rides,
+    CAST(sum(won) AS DOUBLE) AS wins,
+    CAST(sum(placed) AS DOUBLE) AS places
   FROM runners
   GROUP BY jockey_id, jockey_key, meeting_key, day_key, track_key
 ),
@@ -366,9 +412,9 @@ before_today AS (
     total(sum(wins) OVER at_track) AS track_wins
   FROM meetings
   WINDOW
-    anywhere AS (PARTITION BY jockey_id ORDER BY day_key RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
-    here AS (PARTITION BY jockey_key ORDER BY day_key RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
-    at_track AS (PARTITION BY jockey_id, track_key ORDER BY day_key RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+    anywhere AS (PARTITION BY jockey_id ORDER BY day_key GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+    here AS (PARTITION BY jockey_key ORDER BY day_key GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+    at_track AS (PARTITION BY jockey_id, track_key ORDER BY day_key GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
 ),
 today AS (
   SELECT
@@ -382,7 +428,7 @@ today AS (
     total(sum(won) OVER earlier_today) AS wins,
     total(sum(placed) OVER earlier_today) AS places
   FROM runners
-  WINDOW earlier_today AS (PARTITION BY jockey_id, meeting_key ORDER BY race_order RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+  WINDOW earlier_today AS (PARTITION BY jockey_id, meeting_key ORDER BY race_order GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
   QUALIFY is_starter
 )
 SELECT
@@ -422,10 +468,10 @@ WITH meetings AS (
     meeting_key,
     day_key,
     track_key,
-    total(count(*)) AS entries,
-    total(sum(finished)) AS runs,
-    total(sum(won)) AS wins,
-    total(sum(placed)) AS places
+    CAST(count(*) AS DOUBLE) AS entries,
+    CAST(sum(finished) AS DOUBLE) AS runs,
+    CAST(sum(won) AS DOUBLE) AS wins,
+    CAST(sum(placed) AS DOUBLE) AS places
   FROM runners
   GROUP BY trainer_id, trainer_key, meeting_key, day_key, track_key
 ),
@@ -441,9 +487,9 @@ before_today AS (
     total(sum(wins) OVER at_track) AS track_wins
   FROM meetings
   WINDOW
-    anywhere AS (PARTITION BY trainer_id ORDER BY day_key RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
-    here AS (PARTITION BY trainer_key ORDER BY day_key RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
-    at_track AS (PARTITION BY trainer_id, track_key ORDER BY day_key RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+    anywhere AS (PARTITION BY trainer_id ORDER BY day_key GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+    here AS (PARTITION BY trainer_key ORDER BY day_key GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+    at_track AS (PARTITION BY trainer_id, track_key ORDER BY day_key GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
 ),
 today AS (
   SELECT
@@ -457,7 +503,7 @@ today AS (
     total(sum(won) OVER earlier_today) AS wins,
     total(sum(placed) OVER earlier_today) AS places
   FROM runners
-  WINDOW earlier_today AS (PARTITION BY trainer_id, meeting_key ORDER BY race_order RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+  WINDOW earlier_today AS (PARTITION BY trainer_id, meeting_key ORDER BY race_order GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
   QUALIFY is_starter
 )
 SELECT
@@ -486,9 +532,9 @@ SELECT
 FROM runners
 WHERE is_starter
 WINDOW
-  earlier_days AS (PARTITION BY jockey_id, trainer_id ORDER BY day_key RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+  earlier_days AS (PARTITION BY jockey_id, trainer_id ORDER BY day_key GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
   earlier_today AS (
-    PARTITION BY jockey_id, trainer_id, meeting_key ORDER BY race_order RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+    PARTITION BY jockey_id, trainer_id, meeting_key ORDER BY race_order GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
   )
 ORDER BY runner_id;
 
@@ -512,8 +558,8 @@ at_track AS (
     total(sum(wins) OVER earlier_days) + total(sum(wins) OVER earlier_today) AS track_wins
   FROM whole_races
   WINDOW
-    earlier_days AS (PARTITION BY track_key ORDER BY day_key RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
-    earlier_today AS (PARTITION BY track_key, meeting_key ORDER BY race_order RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+    earlier_days AS (PARTITION BY track_key ORDER BY day_key GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+    earlier_today AS (PARTITION BY track_key, meeting_key ORDER BY race_order GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
 ),
 at_barrier AS (
   SELECT
@@ -523,13 +569,14 @@ at_barrier AS (
   FROM races
   WHERE barrier_position IS NOT NULL
   WINDOW
-    earlier_days AS (PARTITION BY track_key, barrier_position ORDER BY day_key RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+    earlier_days AS (PARTITION BY track_key, barrier_position ORDER BY day_key GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
     earlier_today AS (
-      PARTITION BY track_key, barrier_position, meeting_key ORDER BY race_order RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+      PARTITION BY track_key, barrier_position, meeting_key ORDER BY race_order GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
     )
 )
 SELECT
   c.race_key,
+  c.race_date,
   barrier_position,
   CASE
     WHEN runs >= 20 THEN rounded(CAST(wins AS DOUBLE) / runs - CAST(track_wins AS DOUBLE) / track_runs, 4)
@@ -578,11 +625,13 @@ WINDOW race AS (PARTITION BY race_key)
 ORDER BY runner_id;
 
 -- The features of this phase, and the counts that later phases make features of. Each later phase adds its features to
--- the row. Whatever one runner needs is joined here, where the rows are narrow.
+-- the row. Whatever one runner needs is joined here, where the rows are narrow. Each history has one row per starter or
+-- none, and the left joins keep the order of the joins as it is written. Every join names the date as well, so that the
+-- dates which somebody asks for hold for each of the tables.
 CREATE OR REPLACE VIEW career_form AS
 SELECT
   r.runner_id,
-  r.race_id,
+  c.race_id,
   r.horse_slug,
   r.race_date,
   r.in_dataset,
@@ -662,13 +711,13 @@ SELECT
   b.barrier_advantage_at_track,
   coalesce(b.barrier_effectiveness_score, CAST(1 AS DOUBLE)) AS barrier_effectiveness_score
 FROM runners AS r
-JOIN cleaned_races AS c USING (race_key, race_date)
-JOIN horse_history AS h USING (runner_id, race_date)
-JOIN horse_anywhere AS e USING (runner_id, race_date)
-JOIN horse_circumstances AS x USING (runner_id, race_date)
-JOIN jockey_career AS j USING (runner_id, race_date)
-JOIN trainer_career AS t USING (runner_id, race_date)
-JOIN jockey_trainer_career AS jt USING (runner_id, race_date)
-JOIN field_comparison AS p USING (runner_id, race_date)
+LEFT JOIN cleaned_races AS c USING (race_key, race_date)
+LEFT JOIN horse_history AS h USING (runner_id, race_date)
+LEFT JOIN horse_anywhere AS e USING (runner_id, race_date)
+LEFT JOIN horse_circumstances AS x USING (runner_id, race_date)
+LEFT JOIN jockey_career AS j USING (runner_id, race_date)
+LEFT JOIN trainer_career AS t USING (runner_id, race_date)
+LEFT JOIN jockey_trainer_career AS jt USING (runner_id, race_date)
+LEFT JOIN field_comparison AS p USING (runner_id, race_date)
 LEFT JOIN horse_past_wins AS w USING (runner_id, race_date)
-LEFT JOIN barrier_bias AS b ON b.race_key = r.race_key AND b.barrier_position = r.barrier_position;
+LEFT JOIN barrier_bias AS b USING (race_key, race_date, barrier_position);

@@ -7,10 +7,11 @@
 -- Class of the race, first match wins. The rating rises with the class, the level falls.
 CREATE OR REPLACE TABLE race_classes AS
 WITH worded AS (
-  SELECT race_key, track_category, lower(race_class) AS class_text FROM cleaned_races
+  SELECT race_key, race_date, track_category, lower(race_class) AS class_text FROM cleaned_races
 )
 SELECT
   race_key,
+  race_date,
   CASE
     WHEN matches(class_text, 'group 1|g1') THEN 100
     WHEN matches(class_text, 'group 2|g2') THEN 90
@@ -70,7 +71,7 @@ WITH histories AS (
     previous_class.class_level_numeric AS previous_class_level,
     class.class_rating - coalesce(previous_class.class_rating, class.class_rating) AS class_change
   FROM sectional_pattern_features AS s
-  JOIN race_classes AS class USING (race_key)
+  LEFT JOIN race_classes AS class USING (race_key, race_date)
   LEFT JOIN race_classes AS previous_class ON previous_class.race_key = s.previous_race_key
 ),
 -- The limits are compared as products, so that 4.2 of 12 runners is exactly 0.35.

@@ -19,8 +19,8 @@ WITH histories AS (
     g.is_wet_weather,
     g.estimated_temperature
   FROM advanced_features AS a
-  JOIN cleaned_races AS c USING (race_key)
-  JOIN race_conditions AS g USING (race_key)
+  LEFT JOIN cleaned_races AS c USING (race_key, race_date)
+  LEFT JOIN race_conditions AS g USING (race_key, race_date)
 )
 SELECT
   *,

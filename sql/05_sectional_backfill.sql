@@ -32,6 +32,7 @@ starters AS (
   SELECT
     runner_id,
     race_key,
+    race_date,
     -- Two runners with one number: the finisher, then the first in order, keeps it.
     CASE
       WHEN row_number() OVER (PARTITION BY race_key, horse_number ORDER BY finished DESC, runner_id) = 1 THEN horse_number
@@ -41,7 +42,7 @@ starters AS (
   WHERE is_starter
 ),
 matches AS (
-  SELECT r.runner_id, coalesce(by_number.sectional_id, by_name.sectional_id) AS sectional_id
+  SELECT r.runner_id, r.race_date, coalesce(by_number.sectional_id, by_name.sectional_id) AS sectional_id
   FROM starters AS r
   LEFT JOIN numbered_rows AS by_number ON by_number.race_key = r.race_key AND by_number.horse_number = r.horse_number
   LEFT JOIN named_rows AS by_name ON by_name.race_key = r.race_key AND by_name.name = r.name
@@ -49,6 +50,7 @@ matches AS (
 )
 SELECT
   m.runner_id,
+  m.race_date,
   s.race_key,
   CAST(s.horse_number AS INTEGER) AS horse_number,
   CAST(s.finish_position AS INTEGER) AS finish_position,
@@ -199,9 +201,9 @@ standards AS (
     coalesce(sum(ms_squares) OVER earlier_days, 0) + coalesce(sum(ms_squares) OVER earlier_today, 0) AS ms_squares
   FROM races
   WINDOW
-    earlier_days AS (PARTITION BY race_distance ORDER BY day_key RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+    earlier_days AS (PARTITION BY race_distance ORDER BY day_key GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
     earlier_today AS (
-      PARTITION BY race_distance, meeting_key ORDER BY race_order RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+      PARTITION BY race_distance, meeting_key ORDER BY race_order GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
     )
 )
 SELECT

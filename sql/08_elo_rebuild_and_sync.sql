@@ -1,6 +1,6 @@
 -- grain: one row per race and rated horse
 -- reads: race_results, cleaned_races, horse_ids
--- writes: elo_ratings
+-- writes: elo_ratings, horse_elo_ratings
 -- why: the rating after a race depends only on the finishing place, the size of the field and the class, never on the
 --      opponents, so the whole history is one fold per horse: add the change, then limit to 600..2200.
 --      Ratings are whole hundredths until the end, so the fold is exact.
@@ -55,7 +55,7 @@ unlimited AS (
     *,
     120000 + coalesce(sum(CASE WHEN is_last_of_day THEN change END) OVER earlier_days, 0) AS before_unlimited
   FROM changes
-  WINDOW earlier_days AS (PARTITION BY horse_id ORDER BY day_key RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+  WINDOW earlier_days AS (PARTITION BY horse_id ORDER BY day_key GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
 ),
 floored AS (
   -- With the lower limit alone the fold is a running sum, raised by the deepest it has fallen below the limit.
@@ -65,7 +65,7 @@ floored AS (
       + greatest(0, coalesce(max(CASE WHEN is_last_of_day THEN 60000 - (before_unlimited + change) END) OVER earlier_days, 0))
       AS before_floored
   FROM unlimited
-  WINDOW earlier_days AS (PARTITION BY horse_id ORDER BY day_key RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+  WINDOW earlier_days AS (PARTITION BY horse_id ORDER BY day_key GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
 ),
 -- The few horses that would pass the upper limit are folded race day by race day.
 days_of_the_best AS (
@@ -102,3 +102,18 @@ SELECT
   position,
   total_runners
 FROM limited;
+
+-- The same for people and other programs: numbered in the order in which they came about.
+CREATE OR REPLACE TABLE horse_elo_ratings AS
+SELECT
+  row_number() OVER (ORDER BY race_date, race_id, horse_slug) AS id,
+  horse_slug,
+  race_date,
+  race_id,
+  CAST(elo_before AS DECIMAL(6, 2)) AS elo_before,
+  CAST(elo_after AS DECIMAL(6, 2)) AS elo_after,
+  position,
+  total_runners,
+  build_time() AS created_at,
+  build_time() AS updated_at
+FROM elo_ratings;

@@ -262,6 +262,6 @@ SELECT
 FROM weather_features AS f
 -- Each of these has exactly one row, or none. As left joins they come last, so no earlier join carries their texts.
 LEFT JOIN runners AS r USING (runner_id, race_date)
-LEFT JOIN cleaned_races AS c ON c.race_key = f.race_key
-LEFT JOIN sectional_matches AS s ON s.runner_id = f.runner_id
+LEFT JOIN cleaned_races AS c ON c.race_key = f.race_key AND c.race_date = f.race_date
+LEFT JOIN sectional_matches AS s USING (runner_id, race_date)
 WHERE f.in_dataset;

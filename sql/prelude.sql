@@ -7,9 +7,10 @@
 CREATE OR REPLACE MACRO rounded(x, digits) AS
   sign(x) * floor(abs(x) * power(10.0, digits) + 0.5 + 1e-9) / power(10.0, digits) + 0.0;
 
--- A share of counts: 0 when there is nothing to divide by, else four decimals.
+-- A share of counts: 0 when there is nothing to divide by, else four decimals. As `rounded`, less what only negative
+-- numbers need.
 CREATE OR REPLACE MACRO frac(part, whole) AS
-  CASE WHEN whole = 0 THEN CAST(0 AS DOUBLE) ELSE rounded(CAST(part AS DOUBLE) / whole, 4) END;
+  CASE WHEN whole = 0 THEN CAST(0 AS DOUBLE) ELSE floor(CAST(part AS DOUBLE) / whole * 10000.0 + 0.5 + 1e-9) / 10000.0 END;
 
 -- A mean of `n` values that add up to `total`: null when there is none.
 CREATE OR REPLACE MACRO mean_of(total, n) AS
@@ -27,6 +28,16 @@ CREATE OR REPLACE MACRO clip(x) AS
 
 -- A sum of whole numbers as an integer. A sum over no rows is 0.
 CREATE OR REPLACE MACRO total(x) AS CAST(coalesce(x, 0) AS INTEGER);
+
+-- Three whole numbers, none of them negative, as one: what their sums are is still to be read from the sum of such, as
+-- long as each of them stays below 2^20 = 1048576. Who packs says why it does.
+CREATE OR REPLACE MACRO packed(a, b, c) AS CAST(a AS BIGINT) + CAST(b AS BIGINT) * 1048576 + CAST(c AS BIGINT) * 1099511627776;
+
+-- The number at place 0, 1 or 2 of a sum of packed ones. A sum over no rows is 0.
+CREATE OR REPLACE MACRO unpacked(x, place) AS CAST((CAST(coalesce(x, 0) AS BIGINT) >> (20 * place)) & 1048575 AS INTEGER);
+
+-- True, or the run ends with this message: for what a statement relies on.
+CREATE OR REPLACE MACRO assured(condition, message) AS CASE WHEN condition THEN true ELSE error(message) END;
 
 -- A numeric source column as a double; NaN and the infinities are as good as missing.
 CREATE OR REPLACE MACRO finite_number(x) AS

@@ -83,6 +83,9 @@ pub struct Pipeline {
     pub dataset: DatasetConfig,
     /// Where the dataset is pushed.
     pub target: TargetConfig,
+    /// Other tables of the phases that are published in the lake.
+    #[serde(default)]
+    pub outputs: Vec<OutputConfig>,
     /// Limits of the checks.
     #[serde(default)]
     pub validate: ValidateConfig,
@@ -159,6 +162,39 @@ pub struct EventConfig {
     pub date: String,
 }
 
+/// A table of the phases that is published in the lake beside the dataset.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutputConfig {
+    /// Its name in the lake, and of the table that a phase writes.
+    pub name: String,
+    /// The columns that tell its rows apart.
+    pub key: Vec<String>,
+    /// How its rows are spread over folders.
+    #[serde(default)]
+    pub partition_by: Vec<PartitionTransform>,
+    /// The order of its rows in the files; the key when empty.
+    #[serde(default)]
+    pub order_by: Vec<String>,
+    /// Where `push NAME` puts it.
+    pub target: Option<TargetConfig>,
+}
+
+/// A table that the phases make: the dataset or another output.
+#[derive(Debug, Clone, Copy)]
+pub struct Made<'a> {
+    /// Its name in the lake.
+    pub name: &'a str,
+    /// The columns that tell its rows apart.
+    pub key: &'a [String],
+    /// How its rows are spread over folders.
+    pub partition_by: &'a [PartitionTransform],
+    /// The order of its rows in the files.
+    pub order_by: &'a [String],
+    /// Where it is pushed.
+    pub target: Option<&'a TargetConfig>,
+}
+
 /// Where the dataset is pushed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -176,6 +212,9 @@ pub struct TargetConfig {
     /// What happens to columns of the live table that the dataset lacks and nothing else fills.
     #[serde(default)]
     pub missing_columns: MissingColumns,
+    /// Whether a push also brings the views of the phases for Postgres up to date.
+    #[serde(default)]
+    pub views: bool,
 }
 
 /// How the live table is replaced.
@@ -264,14 +303,17 @@ impl Pipeline {
 
     fn checked(self, origin: &str) -> Result<Self, ConfigError> {
         let mut names: Vec<&str> = self.tables.iter().map(|table| table.name.as_str()).collect();
-        names.push(&self.dataset.name);
+        names.extend(self.made().map(|made| made.name));
         names.sort_unstable();
         let twice =
             names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| format!("table {} is named twice", pair[0]));
         let bad_name = names.iter().find(|name| !is_lake_name(name)).map(|name| {
             format!("'{name}' cannot name a lake table: use letters, digits, '_', '-' and '.', beginning with a letter or '_'")
         });
-        let no_key = self.dataset.key.is_empty().then(|| "dataset.key names no column".to_owned());
+        let no_key = self
+            .made()
+            .find(|made| made.key.is_empty())
+            .map(|made| format!("the key of {} names no column", made.name));
         let jobs = self.jobs.filter(|jobs| !(1..=JOBS_MAX).contains(jobs)).map(|jobs| jobs_message(&jobs.to_string()));
         let no_event_table = self
             .dataset
@@ -287,6 +329,24 @@ impl Pipeline {
             Some(message) => Err(ConfigError::Invalid { origin: origin.to_owned(), message }),
             None => Ok(self),
         }
+    }
+
+    /// The tables that the phases make, the dataset first.
+    pub fn made(&self) -> impl Iterator<Item = Made<'_>> {
+        let dataset = Made {
+            name: &self.dataset.name,
+            key: &self.dataset.key,
+            partition_by: &self.dataset.partition_by,
+            order_by: if self.dataset.order_by.is_empty() { &self.dataset.key } else { &self.dataset.order_by },
+            target: Some(&self.target),
+        };
+        std::iter::once(dataset).chain(self.outputs.iter().map(|output| Made {
+            name: &output.name,
+            key: &output.key,
+            partition_by: &output.partition_by,
+            order_by: if output.order_by.is_empty() { &output.key } else { &output.order_by },
+            target: output.target.as_ref(),
+        }))
     }
 
     /// The configuration of a lake table that is pulled.
@@ -471,7 +531,7 @@ mod tests {
     #[test]
     fn the_built_in_pipeline_is_valid() {
         let pipeline = pipeline(&[]).unwrap();
-        assert_eq!(pipeline.tables.len(), 7);
+        assert_eq!(pipeline.tables.len(), 6);
         assert_eq!(pipeline.tables[0].source_table().to_string(), "public.races");
     }
 

@@ -57,13 +57,13 @@ pub(super) enum Command {
     Validate(ValidateArguments),
     /// Shows what a push would change; writes nothing
     #[command(after_help = "Example: racealpha preview")]
-    Preview,
+    Preview(MadeArguments),
     /// Puts the dataset in the live table's place; the live table becomes the backup
     #[command(visible_alias = "push-copy", after_help = "Example: racealpha preview && racealpha push")]
     Push(PushArguments),
     /// Puts the backup back in the live table's place; doing it twice is a redo
     #[command(after_help = "Example: racealpha rollback")]
-    Rollback,
+    Rollback(MadeArguments),
     /// Pulls, runs, validates and pushes in one go
     #[command(after_help = "Example, every Saturday at four: 0 16 * * 6 racealpha --quiet rebuild")]
     Rebuild(JobsArguments),
@@ -78,6 +78,9 @@ pub(super) enum Command {
     /// Shows the last runs
     #[command(after_help = "Example: racealpha history --limit 5")]
     History(HistoryArguments),
+    /// Prints what every column of the dataset means, as Markdown
+    #[command(after_help = "Example: racealpha features > docs/features.md")]
+    Features,
     /// Makes the synthetic source: loads it into a database, or writes CSV files
     #[command(after_help = "Example: racealpha fixtures --races 20000 --load postgres://…/scratch")]
     Fixtures(FixtureArguments),
@@ -135,7 +138,15 @@ pub(super) struct ValidateArguments {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct MadeArguments {
+    /// An output of the pipeline file that has a target [default: the dataset]
+    pub(super) table: Option<String>,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct PushArguments {
+    #[command(flatten)]
+    pub(super) made: MadeArguments,
     /// Pushes in spite of findings that block
     #[arg(long)]
     pub(super) force: bool,

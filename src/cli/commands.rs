@@ -12,7 +12,9 @@ use super::{signals, views};
 use crate::config::{Flags, Pipeline, Settings};
 use crate::fixtures::{self, FixtureOptions};
 use crate::pg::{DatabaseUrl, LocalServer, ServerOptions, Session};
-use crate::pipeline::{self, Context, DemoOptions, PipelineError, RowFormat, TransformOptions, ValidateOptions};
+use crate::pipeline::{
+    self, Context, DemoOptions, FeatureReport, PipelineError, RowFormat, TransformOptions, ValidateOptions,
+};
 use crate::progress::Progress;
 
 /// Rows that `query` prints as a table.
@@ -72,16 +74,16 @@ async fn command(context: &Context, arguments: Arguments, output: Output) -> any
                 Ok(if report.blocked { ExitCode::from(BLOCKED) } else { ExitCode::SUCCESS })
             })
         }
-        Command::Preview => {
-            let report = pipeline::preview(context).await?;
+        Command::Preview(preview) => {
+            let report = pipeline::preview(context, preview.table.as_deref()).await?;
             printing(move || output.result(&report, views::preview))
         }
         Command::Push(push) => {
-            let report = pipeline::push(context, push.force).await?;
+            let report = pipeline::push(context, push.made.table.as_deref(), push.force).await?;
             printing(move || output.result(&report, views::push))
         }
-        Command::Rollback => {
-            let report = pipeline::rollback(context).await?;
+        Command::Rollback(rollback) => {
+            let report = pipeline::rollback(context, rollback.table.as_deref()).await?;
             printing(move || output.result(&report, views::rollback))
         }
         Command::Rebuild(_) => {
@@ -97,6 +99,10 @@ async fn command(context: &Context, arguments: Arguments, output: Output) -> any
         Command::History(history) => {
             let report = pipeline::history(context, history.limit).await?;
             printing(move || output.result(&report, |runs| views::history(runs)))
+        }
+        Command::Features => {
+            let report = pipeline::features(context)?;
+            printing(move || output.result(&report, FeatureReport::markdown))
         }
         Command::Fixtures(fixtures) => fixtures_command(context, fixtures, output).await?,
         Command::Demo(demo) => {

@@ -129,15 +129,20 @@ pub(super) fn transform(report: &TransformReport) -> String {
     });
     let mut text = table(&["phase", "#time", "tables and rows"], rows);
     match &report.dataset {
-        Some(dataset) => text.push_str(&format!(
-            "\nlake version {}: {} with {} rows, {} columns, {}, in {}",
-            dataset.version,
-            dataset.name,
-            count(dataset.rows),
-            dataset.columns,
-            bytes(dataset.parquet_bytes),
-            seconds(report.seconds)
-        )),
+        Some(dataset) => {
+            text.push_str(&format!(
+                "\nlake version {}: {} with {} rows, {} columns, {}, in {}",
+                dataset.version,
+                dataset.name,
+                count(dataset.rows),
+                dataset.columns,
+                bytes(dataset.parquet_bytes),
+                seconds(report.seconds)
+            ));
+            for output in &report.outputs {
+                text.push_str(&format!("\nand {} with {} rows", output.name, count(output.rows)));
+            }
+        }
         None => text
             .push_str(&format!("\nno dataset was published, because not all phases ran; {}", seconds(report.seconds))),
     }
@@ -298,6 +303,11 @@ pub(super) fn push(report: &PushReport) -> String {
     line(&mut text, "swap", &swap_line(&report.swap));
     if let Some(backup) = &report.backup {
         line(&mut text, "backup", &format!("{}; `racealpha rollback` puts it back", backup.table));
+    }
+    if let Some(views) = &report.views {
+        let names = views.views.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let what = if views.created { "made" } else { "refreshed" };
+        line(&mut text, "views", &format!("{what} {names} in {}", seconds(views.seconds)));
     }
     for note in &report.notes {
         line(&mut text, "note", note);

@@ -54,6 +54,14 @@ pub enum PipelineError {
     /// The push or rollback failed.
     #[error(transparent)]
     Push(#[from] PushError),
+    /// The push is done; the views beside the live table are not.
+    #[error("{table} is replaced, and its views could not be brought up to date")]
+    Views {
+        /// The live table.
+        table: TableName,
+        /// Why not.
+        source: PushError,
+    },
     /// The synthetic source could not be made.
     #[error(transparent)]
     Fixtures(#[from] FixtureError),

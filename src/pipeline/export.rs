@@ -52,7 +52,7 @@ pub async fn export(
     let source = manifest.tables.get(table).ok_or_else(|| LakeError::NoTable {
         table: table.to_owned(),
         version: manifest.version,
-        command: if table == context.pipeline.dataset.name { "run" } else { "pull" },
+        command: if context.pipeline.made().any(|made| made.name == table) { "run" } else { "pull" },
     })?;
     let work = context.progress.start(Step::Transform, format!("export {table}"), Some(source.rows));
     let is_file = destination.extension().is_some_and(|extension| extension == format.extension());

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use tokio::runtime::Handle;
 
 use super::pull::{PullJob, TablePull};
-use super::push::target_options;
+use super::push::target_of;
 use super::validate::dataset_of;
 use super::{Context, PipelineError};
 use crate::lake::{Lake, Manifest, Version};
@@ -65,19 +65,19 @@ pub struct ColumnChange {
     pub mean_after: Option<f64>,
 }
 
-/// Compares the latest dataset with the live table; writes nothing anywhere.
+/// Compares the latest dataset, or the output named, with the live table; writes nothing anywhere.
 ///
 /// # Errors
 /// [`PipelineError`].
-pub async fn preview(context: &Context) -> Result<PreviewReport, PipelineError> {
+pub async fn preview(context: &Context, table: Option<&str>) -> Result<PreviewReport, PipelineError> {
     let started = Instant::now();
     let lake = context.lake()?;
     let manifest = lake.require_latest().await?;
-    let name = context.pipeline.dataset.name.clone();
+    let (made, options) = target_of(context, table)?;
+    let name = made.name.to_owned();
     let dataset = dataset_of(&manifest, &name)?;
     let (version, dataset_rows) = (dataset.version, dataset.rows);
     let url = context.settings.target()?;
-    let options = target_options(context);
     let session = Session::open(url, APPLICATION).await?;
     let plan = push::plan(&session, &options, &dataset.schema).await?;
     drop(session);

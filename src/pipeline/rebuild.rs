@@ -49,7 +49,7 @@ async fn rebuild_in(context: &Context, run: &Run) -> Result<RebuildReport, Pipel
     if validate.blocked {
         return Err(PipelineError::Blocked(Report { findings: validate.findings }.blockers()));
     }
-    let push = push_in(context, run).await?;
+    let push = push_in(context, run, None).await?;
     Ok(RebuildReport {
         run_id: run.id.clone(),
         pull,

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::push::target_options;
+use super::push::target_of;
 use super::{Context, PipelineError, RunRecord, history};
 use crate::config::ConfigError;
 use crate::lake::{Origin, Version};
@@ -72,7 +72,7 @@ pub struct LakeTableStatus {
 pub async fn status(context: &Context) -> Result<StatusReport, PipelineError> {
     let (source, _) = look(context.settings.source()).await;
     let (target, session) = look(context.settings.target()).await;
-    let options = target_options(context);
+    let (_, options) = target_of(context, None)?;
     let (live, backup) = match &session {
         Some(session) => (target_status(session, &options).await?, backup_status(session, &options).await?),
         None => (None, None),

@@ -20,6 +20,8 @@ use crate::transform::Engine;
 
 /// Slices that are sorted and encoded at once.
 const SLICES_AT_ONCE: usize = 2;
+/// Rows of a slice at least, so that small tables are not read in crumbs: planning a query takes its time, too.
+const SLICE_ROWS_MIN: u64 = 100_000;
 /// Types whose years can be compared as dates, without a time zone.
 const DATE_TYPES: [&str; 2] = ["DATE", "TIMESTAMP"];
 
@@ -99,13 +101,23 @@ impl TableFiles<'_> {
         let (_, batches) = engine.query(&format!(
             "SELECT CAST(date_part('year', {column}) AS BIGINT) AS year, count(*) AS rows FROM {table} GROUP BY year ORDER BY year"
         ))?;
-        let (mut years, mut rows) = (Vec::new(), 0);
+        // The years that slices begin with.
+        let mut years: Vec<i64> = Vec::new();
+        let (mut rows, mut in_slice) = (0, SLICE_ROWS_MIN);
         for batch in &batches {
-            let (year, count) =
-                (batch.column(0).as_primitive::<Int64Type>(), batch.column(1).as_primitive::<Int64Type>());
-            // Infinity has no year; it is in the last slice, which is open.
-            years.extend(year.iter().flatten());
-            rows += count.iter().flatten().filter_map(|count| u64::try_from(count).ok()).sum::<u64>();
+            let year = batch.column(0).as_primitive::<Int64Type>();
+            let count = batch.column(1).as_primitive::<Int64Type>();
+            for (year, count) in year.iter().zip(count) {
+                let count = count.and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
+                rows += count;
+                // Infinity has no year; it is in the last slice, which is open.
+                let Some(year) = year else { continue };
+                if in_slice >= SLICE_ROWS_MIN {
+                    years.push(year);
+                    in_slice = 0;
+                }
+                in_slice += count;
+            }
         }
         // Dates as literals: only they rule out row groups of the tables below a view.
         let date = |year: &i64| format!("make_date({year}, 1, 1)");

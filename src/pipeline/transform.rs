@@ -1,6 +1,5 @@
 //! Lake tables to the dataset: phases in DuckDB, the result streamed back as Arrow into Parquet.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -14,6 +13,7 @@ use tokio::runtime::Handle;
 use super::run::with_run;
 use super::table_files::TableFiles;
 use super::{Context, PipelineError, Run};
+use crate::config::Made;
 use crate::lake::{Lake, LakeError, LakeTable, Manifest, Origin, Publication, TableLayout, Version};
 use crate::pg::quote_literal;
 use crate::progress::Step;
@@ -48,11 +48,13 @@ pub struct TransformReport {
     pub phases: Vec<PhaseReport>,
     /// The dataset, unless the last phase was left out.
     pub dataset: Option<DatasetReport>,
+    /// The other outputs.
+    pub outputs: Vec<DatasetReport>,
     /// How long it took.
     pub seconds: f64,
 }
 
-/// The dataset that a run made.
+/// The dataset or another output that a run made.
 #[derive(Debug, Clone, Serialize)]
 pub struct DatasetReport {
     /// The lake version with it.
@@ -105,32 +107,31 @@ pub(super) async fn transform_in(
     };
     let (phases, made, from) =
         tokio::task::spawn_blocking(move || job.run().map(|(p, d)| (p, d, job.manifest.version))).await??;
-    let dataset = match made {
-        None => None,
-        Some((table, write_seconds)) => {
-            if context.cancel.is_cancelled() {
-                return Err(PipelineError::Cancelled);
-            }
-            let name = context.pipeline.dataset.name.clone();
-            let report = DatasetReport {
-                version: publication.version(),
-                name: name.clone(),
-                rows: table.rows,
-                columns: table.schema.fields().len(),
-                parquet_bytes: table.bytes,
-                write_seconds,
-            };
-            publication.publish(BTreeMap::from([(name, table)])).await?;
-            Some(report)
-        }
-    };
-    let (rows, bytes) = dataset.as_ref().map_or((0, 0), |dataset| (dataset.rows, dataset.parquet_bytes));
+    if context.cancel.is_cancelled() {
+        return Err(PipelineError::Cancelled);
+    }
+    let mut reports = Vec::with_capacity(made.len());
+    for (name, (table, write_seconds)) in &made {
+        reports.push(DatasetReport {
+            version: publication.version(),
+            name: name.clone(),
+            rows: table.rows,
+            columns: table.schema.fields().len(),
+            parquet_bytes: table.bytes,
+            write_seconds: *write_seconds,
+        });
+    }
+    if !made.is_empty() {
+        publication.publish(made.into_iter().map(|(name, (table, _))| (name, table)).collect()).await?;
+    }
+    let (rows, bytes) = reports.first().map_or((0, 0), |dataset| (dataset.rows, dataset.parquet_bytes));
     run.record(Step::Transform, started, rows, bytes);
-    Ok(TransformReport { from, phases, dataset, seconds: started.elapsed().as_secs_f64() })
+    let outputs = reports.split_off(reports.len().min(1));
+    Ok(TransformReport { from, phases, dataset: reports.pop(), outputs, seconds: started.elapsed().as_secs_f64() })
 }
 
-/// The dataset's table and the seconds its writing took.
-type WrittenDataset = (LakeTable, f64);
+/// The tables made by name, the dataset first, with the seconds their writing took.
+type WrittenTables = Vec<(String, (LakeTable, f64))>;
 
 /// Everything the blocking part needs.
 struct TransformJob {
@@ -147,7 +148,7 @@ struct TransformJob {
 
 impl TransformJob {
     /// Runs the phases.
-    fn run(&self) -> Result<(Vec<PhaseReport>, Option<WrittenDataset>), PipelineError> {
+    fn run(&self) -> Result<(Vec<PhaseReport>, WrittenTables), PipelineError> {
         let selected = select_phases(&self.phases, self.options.from.as_deref(), self.options.to.as_deref())?;
         let engine = self.open_engine(&selected)?;
         let _watch = engine.watch_cancel(&self.runtime);
@@ -157,8 +158,13 @@ impl TransformJob {
         let reports = run_phases(&engine, &selected, &self.context.progress)?;
         let is_last = self.phases.phases.iter().rfind(|phase| phase.in_lake).map(|phase| &phase.name)
             == selected.last().map(|phase| &phase.name);
-        let dataset = if is_last { Some(self.write_dataset(&engine)?) } else { None };
-        Ok((reports, dataset))
+        let mut written = WrittenTables::new();
+        if is_last {
+            for made in self.context.pipeline.made() {
+                written.push((made.name.to_owned(), self.write(&engine, &made)?));
+            }
+        }
+        Ok((reports, written))
     }
 
     /// A fresh database file, or the last one when earlier phases are to be taken from it.
@@ -197,13 +203,13 @@ impl TransformJob {
         versions.collect::<Vec<_>>().join(",")
     }
 
-    fn write_dataset(&self, engine: &Engine) -> Result<WrittenDataset, PipelineError> {
-        let config = &self.context.pipeline.dataset;
+    /// Writes one table that the phases made, and gives the seconds it took.
+    fn write(&self, engine: &Engine, made: &Made<'_>) -> Result<(LakeTable, f64), PipelineError> {
         let started = Instant::now();
-        if engine.columns(&config.name)?.is_empty() {
+        if engine.columns(made.name)?.is_empty() {
             return Err(PipelineError::Usage(format!(
-                "no phase wrote table {}, which dataset.name of the pipeline file names",
-                config.name
+                "no phase wrote table {}, which the pipeline file names as dataset or output",
+                made.name
             )));
         }
         let job = TableFiles {
@@ -211,13 +217,13 @@ impl TransformJob {
             runtime: &self.runtime,
             progress: &self.context.progress,
             layout: TableLayout {
-                table: config.name.clone(),
+                table: made.name.to_owned(),
                 version: self.version,
                 run_id: self.run_id.clone(),
-                key: config.key.clone(),
-                partition_by: config.partition_by.clone(),
+                key: made.key.to_vec(),
+                partition_by: made.partition_by.to_vec(),
             },
-            order_by: if config.order_by.is_empty() { &config.key } else { &config.order_by },
+            order_by: made.order_by,
         };
         let (schema, files) = job.write(engine)?;
         let table = LakeTable {

@@ -94,7 +94,8 @@ pub(super) async fn validate_in(context: &Context, run: &Run) -> Result<Validate
         let work = job.progress.start(Step::Validate, "checks", None);
         let engine = Engine::open(None, &job.engine_limits(&lake), job.cancel.clone())?;
         let _watch = engine.watch_cancel(&runtime);
-        let names = job.pipeline.tables.iter().map(|table| table.name.as_str()).chain([name.as_str()]);
+        let made = job.pipeline.made().map(|made| made.name);
+        let names = job.pipeline.tables.iter().map(|table| table.name.as_str()).chain(made);
         create_views(&engine, &lake, &manifest, names, None)?;
         if let Some(previous) = &previous {
             create_view(&engine, &lake, PREVIOUS_DATASET, previous)?;

@@ -16,6 +16,7 @@ use super::attributes::{self, Attributes};
 use super::batch::{Candidate, SequencePosition, Swap};
 use super::copy_in::{self, Dataset, Loaded};
 use super::error::{BoxError, PushError};
+use super::live_views::ViewsReport;
 use super::options::TargetOptions;
 use super::plan::{self, Inspection, PushMode};
 use super::run_schema::{self, RunSchema};
@@ -53,6 +54,8 @@ pub struct PushReport {
     pub swap: SwapReport,
     /// The former live table, unless this was the first push.
     pub backup: Option<BackupMade>,
+    /// The views beside the live table, when they were asked for.
+    pub views: Option<ViewsReport>,
     /// Things worth knowing, one sentence each.
     pub notes: Vec<String>,
     /// What did not go as it should and does not undo the push.
@@ -370,6 +373,7 @@ impl Run<'_> {
             verify_seconds: staged.verify_seconds,
             swap,
             backup,
+            views: None,
             notes: plan.notes.clone(),
             warnings,
         }

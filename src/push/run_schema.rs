@@ -62,7 +62,7 @@ impl RunSchema {
         )
     }
 
-    /// Removes the schema and the tables in it. What somebody else built on them is never taken along: the tables then
+    /// Removes the schema and the tables and materialized views in it. What somebody else built on them is never taken along: the tables then
     /// stay, and the answer names the schema's remains.
     pub(super) async fn remove(&self, client: &Client, table: &TableName) -> Result<(), PushError> {
         remove(client, &self.name, table).await
@@ -73,15 +73,16 @@ async fn remove(client: &Client, schema: &str, table: &TableName) -> Result<(), 
     let failed = |source| PushError::at("remove the run schema", table, source);
     let tables = client
         .query(
-            "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE n.nspname = $1 AND c.relkind = 'r'",
+            "SELECT c.relname, c.relkind = 'm' FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE n.nspname = $1 AND c.relkind IN ('r', 'm') ORDER BY c.oid DESC",
             &[&schema],
         )
         .await
         .map_err(failed)?;
     for row in tables {
         let dropped = TableName::new(schema, row.get::<_, String>(0));
-        let sql = format!("DROP TABLE IF EXISTS {} RESTRICT", quote_table(&dropped));
+        let kind = if row.get(1) { "MATERIALIZED VIEW" } else { "TABLE" };
+        let sql = format!("DROP {kind} IF EXISTS {} RESTRICT", quote_table(&dropped));
         client.batch_execute(&sql).await.map_err(failed)?;
     }
     let sql = format!("DROP SCHEMA IF EXISTS {} RESTRICT", quote_ident(schema));

@@ -81,6 +81,10 @@ pub struct DictionaryColumn {
     pub role: Role,
     /// Its definition in a sentence.
     pub description: String,
+    /// What its value is computed over: a horse's history, the field of the race, the row.
+    pub key: String,
+    /// What a null stands for.
+    pub null_meaning: String,
 }
 
 /// All files of a pipeline's `phases` folder.
@@ -279,6 +283,8 @@ fn parse_dictionary(content: &[u8]) -> Result<Vec<DictionaryColumn>, TransformEr
             group: row.group,
             role: row.role,
             description: row.description,
+            key: row.key,
+            null_meaning: row.null_meaning,
         })
     };
     reader.deserialize().map(row).collect()
@@ -291,6 +297,10 @@ struct DictionaryRow {
     group: String,
     role: Role,
     description: String,
+    #[serde(default)]
+    key: String,
+    #[serde(default)]
+    null_meaning: String,
 }
 
 /// Orders phases by name, except that each runs after those that write what it reads.

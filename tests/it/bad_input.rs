@@ -217,7 +217,7 @@ async fn a_full_disk_is_said_and_nothing_is_published() -> Result<()> {
     fs::create_dir(workspace.lake())?;
     let program = env!("CARGO_BIN_EXE_racealpha");
     let script = format!(
-        "mount -t tmpfs -o size=300k tmpfs data_lake && '{program}' pull; code=$?; \
+        "mount -t tmpfs -o size=150k tmpfs data_lake && '{program}' pull; code=$?; \
          find data_lake/manifest data_lake/tables -type f 2>/dev/null; exit $code"
     );
     // A mount of its own needs a namespace of its own, and without being root also a user namespace.

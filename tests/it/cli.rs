@@ -150,3 +150,12 @@ fn every_command_explains_itself_with_an_example() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn the_documentation_of_the_features_is_up_to_date() -> Result<()> {
+    let made = Workspace::new()?.run(["features"])?.ok()?.stdout;
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/features.md");
+    let kept = std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(made == kept, "docs/features.md is stale: racealpha features > docs/features.md");
+    Ok(())
+}
