@@ -54,12 +54,16 @@ impl Context {
     /// What DuckDB may use; it spills into the lake's folder.
     pub(super) fn engine_limits(&self, lake: &Lake) -> EngineLimits {
         EngineLimits {
-            memory: self.settings.memory.clone(),
+            memory: Some(self.settings.memory.clone().unwrap_or_else(|| DEFAULT_MEMORY.to_owned())),
             threads: None,
             spill_folder: Some(lake.local_path("spill")),
         }
     }
 }
+
+/// DuckDB's memory when nothing sets it: of the container's limit, or of the machine's memory. The rest is for the
+/// encoders and the page cache.
+const DEFAULT_MEMORY: &str = "60%";
 
 /// A run's name: its start in UTC and four random hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

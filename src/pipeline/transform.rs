@@ -8,6 +8,7 @@ use std::time::Instant;
 use chrono::Utc;
 use object_store::path::Path as ObjectPath;
 use serde::Serialize;
+use serde_json::Value;
 use tokio::runtime::Handle;
 
 use super::run::with_run;
@@ -15,11 +16,11 @@ use super::table_files::TableFiles;
 use super::{Context, PipelineError, Run};
 use crate::config::Made;
 use crate::lake::{Lake, LakeError, LakeTable, Manifest, Origin, Publication, TableLayout, Version};
-use crate::pg::quote_literal;
+use crate::pg::{quote_ident, quote_literal};
 use crate::progress::Step;
 use crate::transform::{
-    Engine, EngineLimits, Phase, PhaseReport, PhaseSet, TransformError, create_views, load_data_tables, run_phases,
-    select_phases,
+    DictionaryColumn, Engine, EngineLimits, Phase, PhaseReport, PhaseSet, Role, TransformError, create_views,
+    load_data_tables, rows_as_json, run_phases, select_phases,
 };
 use crate::validate::check_sources;
 
@@ -27,6 +28,9 @@ use crate::validate::check_sources;
 const DATABASE_FILE: &str = "racealpha.duckdb";
 /// The table in it that says which tables and phases it was made from.
 const CACHE_TABLE: &str = "racealpha_cache";
+
+/// Keys with several rows that an error shows.
+const KEYS_SHOWN: usize = 3;
 
 /// Which phases run.
 #[derive(Debug, Clone, Default)]
@@ -160,6 +164,11 @@ impl TransformJob {
             == selected.last().map(|phase| &phase.name);
         let mut written = WrittenTables::new();
         if is_last {
+            let files: Vec<String> = selected.iter().map(|phase| phase.file()).collect();
+            check_columns(&engine, &self.context.pipeline.dataset.name, &self.phases.dictionary, &files)?;
+            for made in self.context.pipeline.made() {
+                check_key(&engine, &made)?;
+            }
             for made in self.context.pipeline.made() {
                 written.push((made.name.to_owned(), self.write(&engine, &made)?));
             }
@@ -238,6 +247,48 @@ impl TransformJob {
         };
         Ok((table, started.elapsed().as_secs_f64()))
     }
+}
+
+/// Columns that nobody described are nobody's intention.
+fn check_columns(
+    engine: &Engine,
+    dataset: &str,
+    dictionary: &[DictionaryColumn],
+    files: &[String],
+) -> Result<(), PipelineError> {
+    let is_known = |name: &str| dictionary.iter().any(|column| column.name == name && column.role != Role::Dropped);
+    let columns = engine.columns(dataset)?;
+    match columns.iter().find(|(name, _)| !is_known(name)) {
+        Some((name, _)) if !dictionary.is_empty() => Err(PipelineError::Blocked(format!(
+            "{}: {dataset} has column {name}, which the dictionary does not have as a column of the dataset",
+            files.last().map_or("the last phase", String::as_str)
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// A join that multiplies rows shows as keys with several rows, before anything is published.
+fn check_key(engine: &Engine, made: &Made<'_>) -> Result<(), PipelineError> {
+    let key = made.key.iter().map(|column| quote_ident(column)).collect::<Vec<_>>().join(", ");
+    let sql = format!(
+        "SELECT {key}, count(*) AS rows FROM {} GROUP BY {key} HAVING count(*) > 1 ORDER BY {key} LIMIT {KEYS_SHOWN}",
+        quote_ident(made.name)
+    );
+    let (_, batches) = engine.query(&sql)?;
+    let mut several = Vec::new();
+    for batch in &batches {
+        several.extend(rows_as_json(batch)?);
+    }
+    if several.is_empty() {
+        return Ok(());
+    }
+    let shown: Vec<String> = several.into_iter().map(|row| Value::Object(row).to_string()).collect();
+    Err(PipelineError::Blocked(format!(
+        "the phases gave {} several rows for one ({}): {}",
+        made.name,
+        made.key.join(", "),
+        shown.join(", ")
+    )))
 }
 
 /// Prelude, data tables, and `build_time()`: the snapshot's time rather than the clock, so that the same tables

@@ -4,7 +4,7 @@ use serde::Serialize;
 use tokio_postgres::error::SqlState;
 
 use crate::columnar::EncodePlanError;
-use crate::pg::ConnectError;
+use crate::pg::{ConnectError, is_connection_lost};
 use crate::schema::TableName;
 use crate::wire::ValueError;
 
@@ -224,16 +224,10 @@ impl PushError {
         let table = table.clone();
         match source.code() {
             Some(code) if *code == SqlState::DISK_FULL => Self::DiskFull { table, source },
-            Some(code) if is_shutdown(code) => Self::Lost { step, table, source: Some(source) },
-            Some(_) => Self::ServerRefused { step, table, source },
-            None => Self::Lost { step, table, source: Some(source) },
+            _ if is_connection_lost(&source) => Self::Lost { step, table, source: Some(source) },
+            _ => Self::ServerRefused { step, table, source },
         }
     }
-}
-
-/// The server is ending this session, or itself.
-pub(super) fn is_shutdown(code: &SqlState) -> bool {
-    [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN, SqlState::CANNOT_CONNECT_NOW].contains(code)
 }
 
 fn list(blockers: &[Blocker]) -> String {

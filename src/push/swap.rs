@@ -12,10 +12,10 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, SimpleQueryMessage};
 use tokio_util::sync::CancellationToken;
 
-use crate::pg::{DatabaseUrl, Session, quote_table};
+use crate::pg::{DatabaseUrl, Session, is_connection_lost, quote_table};
 
 use super::batch::{DRIFT, Swap};
-use super::error::{PushError, is_shutdown};
+use super::error::PushError;
 use super::session::{self, Server};
 
 /// Budgets of the first attempts; later ones use the configured budget.
@@ -141,7 +141,7 @@ async fn attempt(
         }
         Err(error) => error,
     };
-    let Some(code) = error.code().filter(|code| !is_shutdown(code)) else { return Ok(Attempt::Lost(error)) };
+    let Some(code) = error.code().filter(|_| !is_connection_lost(&error)) else { return Ok(Attempt::Lost(error)) };
     let blocked = *code == SqlState::LOCK_NOT_AVAILABLE || *code == SqlState::T_R_DEADLOCK_DETECTED;
     let stopped = *code == SqlState::QUERY_CANCELED && cancel.is_cancelled();
     let drifted = code.code() == DRIFT;

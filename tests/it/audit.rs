@@ -63,6 +63,12 @@ fn planted(workspace: &Workspace, name: &str, feature: &str) -> Result<String> {
     let text = fs::read_to_string(&phase)?;
     assert_eq!(text.matches(LABELS).count(), 1, "the place for a leak is gone");
     fs::write(&phase, text.replace(LABELS, &format!("  {feature} AS {name},\n{LABELS}")))?;
+    let dictionary = folder.join("sql/dictionary.csv");
+    let described = format!(
+        "{}{name},real,real,09,planted,feature,A planted leak.,row,never null\n",
+        fs::read_to_string(&dictionary)?
+    );
+    fs::write(&dictionary, described)?;
     fs::copy(repository.join("pipeline.toml"), folder.join("pipeline.toml"))?;
     Ok(folder.join("pipeline.toml").display().to_string())
 }

@@ -82,18 +82,74 @@ async fn a_missing_column_is_named_with_file_statement_and_message() -> Result<(
     Ok(())
 }
 
+/// A pipeline of one phase, whose dataset's only described column is the race.
+fn one_phase(workspace: &Workspace, sql: &str) -> Result<Ran> {
+    let folder = workspace.path().join("phases");
+    fs::create_dir_all(&folder)?;
+    let header = "-- grain: race\n-- reads: races\n-- writes: d\n-- why: a test\n";
+    fs::write(folder.join("01_d.sql"), format!("{header}{sql}"))?;
+    fs::write(folder.join("dictionary.csv"), "name,pg_type,group,role,description\nrace_id,text,race,key,The race.\n")?;
+    let pipeline = workspace.path().join("one.toml");
+    fs::write(
+        &pipeline,
+        "[[tables]]\nname = 'races'\n[dataset]\nname = 'd'\nkey = ['race_id']\nphases = 'phases'\n\
+         [target]\ntable = 'public.d'\nbackup = 'd_backup'\n",
+    )?;
+    let pipeline = pipeline.display().to_string();
+    workspace.run(["--pipeline", &pipeline, "pull"])?.ok()?;
+    workspace.run(["--pipeline", &pipeline, "run"])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn phases_that_multiply_rows_or_add_unknown_columns_publish_nothing() -> Result<()> {
+    let db = racing("phases", 60).await?;
+    let workspace = Workspace::at(db.url())?;
+    let ran = one_phase(&workspace, "CREATE TABLE d AS SELECT race_id FROM races;")?.ok()?;
+    assert!(ran.stdout.contains("d with 60 rows"), "{ran:?}");
+
+    let twice = "CREATE TABLE d AS SELECT race_id FROM races CROSS JOIN (VALUES (1), (2)) AS twice (n);";
+    let ran = one_phase(&workspace, twice)?;
+    assert_fails(&ran, 3, "the phases gave d several rows for one (race_id): {\"race_id\":");
+    let more = "CREATE TABLE d AS SELECT race_id, race_date AS day FROM races;";
+    assert_fails(&one_phase(&workspace, more)?, 3, "01_d.sql: d has column day, which the dictionary does not have");
+    let untrue = "CREATE TABLE d AS SELECT race_id FROM races JOIN race_results USING (race_id);";
+    assert_fails(
+        &one_phase(&workspace, untrue)?,
+        1,
+        "01_d.sql: it reads table race_results, which the line `-- reads:`",
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_of_one_race_without_sectionals_and_odds_is_rebuilt() -> Result<()> {
+    let db = racing("little", 60).await?;
+    let client = db.client().await?;
+    client
+        .batch_execute(
+            "DELETE FROM race_results_sectional_times; DELETE FROM races_derived_sectional_margins; \
+             DELETE FROM race_results WHERE race_id <> (SELECT race_id FROM race_results WHERE position = 1 ORDER BY 1 LIMIT 1); \
+             DELETE FROM races WHERE race_id NOT IN (SELECT race_id FROM race_results); \
+             UPDATE race_results SET win_odds = NULL, position_800m = NULL, position_400m = NULL",
+        )
+        .await?;
+    let workspace = Workspace::at(db.url())?;
+    let report = rebuild(&workspace)?.ok()?;
+    let rows: i64 = client.query_one("SELECT count(*) FROM race_training_dataset", &[]).await?.get(0);
+    let finishers =
+        "SELECT count(DISTINCT horse_slug) FROM race_results WHERE position < 50 AND horse_slug IS NOT NULL";
+    assert_eq!(rows, client.query_one(finishers, &[]).await?.get::<_, i64>(0), "{report:?}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_source_table_blocks_the_rebuild() -> Result<()> {
     let db = racing("empty", 60).await?;
     let client = db.client().await?;
-    client.batch_execute("DELETE FROM race_results_sectional_times").await?;
+    client.batch_execute("DELETE FROM race_results").await?;
     let before = live_digest(&client).await?;
     let workspace = Workspace::at(db.url())?;
-    assert_fails(
-        &rebuild(&workspace)?,
-        3,
-        "V01 source tables are there and not empty: race_results_sectional_times is empty",
-    );
+    assert_fails(&rebuild(&workspace)?, 3, "V01 source tables are there and not empty: race_results is empty");
     assert_eq!(live_digest(&client).await?, before);
     Ok(())
 }
