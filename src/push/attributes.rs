@@ -252,6 +252,10 @@ impl OwnedSequence {
 }
 
 /// SQL that lists an access control list's entries as JSON.
+/// What the names of column options begin with that the server itself keeps; recent minor versions do, and ignore
+/// whoever sets one.
+const SERVER_OPTIONS: &str = "pg_";
+
 fn privileges_sql(acl: &str, order: &str) -> String {
     format!(
         "(SELECT coalesce(json_agg(json_build_object( \
@@ -286,7 +290,7 @@ pub(super) async fn read(client: &Client, table: &TableName) -> Result<Option<At
                 'generated', a.attgenerated <> '', 'identity', a.attidentity <> '', \
                 'physical', concat_ws(' ', a.attcollation, a.attstorage, to_jsonb(a) ->> 'attcompression', a.attidentity, a.attgenerated), \
                 'statistics_target', nullif(a.attstattarget, -1), \
-                'options', coalesce(to_json(a.attoptions), '[]'), 'comment', col_description(c.oid, a.attnum), \
+                'options', (SELECT coalesce(json_agg(o), '[]') FROM unnest(a.attoptions) o WHERE NOT starts_with(o, '{SERVER_OPTIONS}')), 'comment', col_description(c.oid, a.attnum), \
                 'privileges', {column_privileges}) ORDER BY a.attnum), '[]') \
               FROM pg_attribute a, LATERAL ( \
                 WITH RECURSIVE base(type, typmod) AS (SELECT a.atttypid, a.atttypmod UNION ALL \

@@ -118,8 +118,8 @@ const FACTS: &[&str] = &[
     "SELECT format('column %s %s %s notnull %s default %s identity %s generated %s collation %s storage %s compression %s target %s options %s comment %s',
             row_number() OVER (ORDER BY attnum), attname, format_type(atttypid, atttypmod), attnotnull,
             (SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef WHERE adrelid = attrelid AND adnum = attnum), attidentity,
-            attgenerated, attcollation::regcollation, attstorage, attcompression, attstattarget, attoptions,
-            col_description(attrelid, attnum))
+            attgenerated, attcollation::regcollation, attstorage, attcompression, attstattarget,
+            (SELECT array_agg(o) FROM unnest(attoptions) o WHERE NOT starts_with(o, 'pg_')), col_description(attrelid, attnum))
        FROM pg_attribute WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
     "SELECT format('constraint %s %s valid %s deferrable %s %s comment %s', conname, pg_get_constraintdef(oid), convalidated,
             condeferrable, condeferred, obj_description(oid, 'pg_constraint'))
