@@ -18,7 +18,7 @@
 //! | [`lake`] | Parquet files and the manifests that make them visible | - | Postgres, DuckDB |
 //! | [`transform`] | phases over views of the lake | lake | Postgres |
 //! | [`validate`] | checks of tables and dataset, the point-in-time audit | transform, lake | Postgres |
-//! | [`push`] | staging table, swap, rollback | pg, columnar | the source, DuckDB |
+//! | [`push`] | staging table, swap, rollback, views beside the live table | pg, columnar | the source, DuckDB |
 //! | [`fixtures`] | a synthetic source | pg | the lake |
 //! | [`pipeline`] | joins the steps into commands; runs and their records | all of the above, [`config`] | arguments, HTTP |
 //! | [`cli`] | arguments, terminal, exit codes | pipeline, [`config`], [`telemetry`] | the steps |
@@ -28,7 +28,7 @@
 //! - `wire` and `columnar` do no I/O and do not panic, whatever bytes arrive.
 //! - A table in the lake is visible only through a manifest; a manifest is created once and never changed.
 //! - `push` never writes the live table: one transaction renames, and the backup stays until the next push succeeds.
-//! - Only `pipeline` names two steps. `sql/` reads and writes DuckDB only. No row value is ever logged.
+//! - Only `pipeline` names two steps. Phases read and write DuckDB only, but for those marked for Postgres. No row value is ever logged.
 //! - Every queue, batch, retry and timeout has a bound, and the bound has a name.
 
 pub mod cli;
