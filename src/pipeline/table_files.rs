@@ -69,7 +69,7 @@ impl TableFiles<'_> {
         let schema = schema.expect("there is at least one slice, and each has a schema");
         let found: u64 = files.iter().map(|file| file.rows).sum();
         if found != rows {
-            return Err(PipelineError::Usage(format!(
+            return Err(PipelineError::Blocked(format!(
                 "table {table} gave {rows} rows at first and {found} when written"
             )));
         }

@@ -19,8 +19,8 @@ use crate::lake::{Lake, LakeError, LakeTable, Manifest, Origin, Publication, Tab
 use crate::pg::{quote_ident, quote_literal};
 use crate::progress::Step;
 use crate::transform::{
-    DictionaryColumn, Engine, EngineLimits, Phase, PhaseReport, PhaseSet, Role, TransformError, create_views,
-    load_data_tables, rows_as_json, run_phases, select_phases,
+    DictionaryColumn, Engine, EngineLimits, Phase, PhaseReport, PhaseSet, Role, TransformError, create_view,
+    create_views, load_data_tables, rows_as_json, run_phases, select_phases,
 };
 use crate::validate::check_sources;
 
@@ -29,6 +29,8 @@ const DATABASE_FILE: &str = "racealpha.duckdb";
 /// The table in it that says which tables and phases it was made from.
 const CACHE_TABLE: &str = "racealpha_cache";
 
+/// The name under which the key of a table just written is checked.
+const WRITTEN_TABLE: &str = "racealpha_written";
 /// Keys with several rows that an error shows.
 const KEYS_SHOWN: usize = 3;
 
@@ -167,9 +169,6 @@ impl TransformJob {
             let files: Vec<String> = selected.iter().map(|phase| phase.file()).collect();
             check_columns(&engine, &self.context.pipeline.dataset.name, &self.phases.dictionary, &files)?;
             for made in self.context.pipeline.made() {
-                check_key(&engine, &made)?;
-            }
-            for made in self.context.pipeline.made() {
                 written.push((made.name.to_owned(), self.write(&engine, &made)?));
             }
         }
@@ -245,6 +244,8 @@ impl TransformJob {
             bytes: files.iter().map(|file| file.bytes).sum(),
             files,
         };
+        create_view(engine, &self.lake, WRITTEN_TABLE, &table)?;
+        check_key(engine, made)?;
         Ok((table, started.elapsed().as_secs_f64()))
     }
 }
@@ -267,12 +268,13 @@ fn check_columns(
     }
 }
 
-/// A join that multiplies rows shows as keys with several rows, before anything is published.
+/// A join that multiplies rows shows as keys with several rows, before anything is published. Looks into the files
+/// just written: the phases' own table may be a view, whose joins would all run again.
 fn check_key(engine: &Engine, made: &Made<'_>) -> Result<(), PipelineError> {
     let key = made.key.iter().map(|column| quote_ident(column)).collect::<Vec<_>>().join(", ");
     let sql = format!(
         "SELECT {key}, count(*) AS rows FROM {} GROUP BY {key} HAVING count(*) > 1 ORDER BY {key} LIMIT {KEYS_SHOWN}",
-        quote_ident(made.name)
+        quote_ident(WRITTEN_TABLE)
     );
     let (_, batches) = engine.query(&sql)?;
     let mut several = Vec::new();
