@@ -2,8 +2,10 @@
 
 mod builder;
 mod mapping;
+mod order;
 mod rows;
 
 pub use builder::{BatchBuilder, BuildError, NumericSeen};
 pub use mapping::{PG_TYPE_KEY, field_for, schema_for};
+pub use order::sort_batches;
 pub use rows::*;

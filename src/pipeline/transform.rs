@@ -232,6 +232,7 @@ impl TransformJob {
                 partition_by: made.partition_by.to_vec(),
             },
             order_by: made.order_by,
+            events: self.context.pipeline.dataset.event.as_ref(),
         };
         let (schema, files) = job.write(engine)?;
         let table = LakeTable {
