@@ -1,6 +1,6 @@
--- grain: cleaned_races and race_conditions one row per race, horse_ids one per horse_slug, runners one per race and horse, horse_starts one per start in a career
+-- grain: cleaned_races and race_conditions one row per race, horse_ids one per horse_slug, jockeys and trainers one per name and slug, runners one per race and horse, horse_starts one per start in a career
 -- reads: races, race_results, tracks
--- writes: cleaned_races, race_conditions, horse_ids, runners, horse_starts
+-- writes: cleaned_races, race_conditions, horse_ids, jockeys, trainers, runners, horse_starts
 -- why: every later phase reads these cleaned sources, so duplicates, wrong locations and position codes are
 --      settled once. Integer keys make the history windows cheap.
 
@@ -160,11 +160,30 @@ CREATE OR REPLACE TABLE horse_ids AS
 SELECT horse_slug, CAST(row_number() OVER (ORDER BY horse_slug) AS INTEGER) AS horse_id
 FROM (SELECT DISTINCT horse_slug FROM race_results WHERE horse_slug IS NOT NULL);
 
+-- Names and slugs as they were filed. The id follows the slug, however the name is spelled: no slug, no id.
+CREATE OR REPLACE TABLE jockeys AS
+SELECT
+  CAST(row_number() OVER (ORDER BY jockey_slug, jockey) AS INTEGER) AS jockey_name_id,
+  CASE WHEN jockey_slug IS NOT NULL THEN CAST(dense_rank() OVER (ORDER BY jockey_slug NULLS LAST) AS INTEGER) END AS jockey_id,
+  jockey,
+  jockey_slug
+FROM (SELECT DISTINCT jockey, jockey_slug FROM race_results);
+
+CREATE OR REPLACE TABLE trainers AS
+SELECT
+  CAST(row_number() OVER (ORDER BY trainer_slug, trainer) AS INTEGER) AS trainer_name_id,
+  CASE WHEN trainer_slug IS NOT NULL THEN CAST(dense_rank() OVER (ORDER BY trainer_slug NULLS LAST) AS INTEGER) END AS trainer_id,
+  trainer,
+  trainer_slug
+FROM (SELECT DISTINCT trainer, trainer_slug FROM race_results);
+
 -- One row per race and horse, in race order. Two kinds of columns serve the history windows:
 --   keys: `horse_key`, `jockey_key`, `trainer_key` are aware of the location, `horse_id`, `jockey_id`, `trainer_id` are
 --         not. A runner without a jockey gets a key nobody shares, so it has no history. Likewise the trainer.
 --   outcomes: `finished`, `won`, `placed` are 0 or 1 and 0 for everyone who did not finish, so that a sum over earlier
 --         rows is a count over earlier finishers.
+-- Texts that repeat stand in tables of their own: `jockey_name_id` and `trainer_name_id` find them. `barrier_group` is the
+-- third of the field that the barrier is in, from the inner one, 1, to the outer one, 3, or 4 if there is no field.
 -- `is_starter` marks the field of the race: who ran, or who is declared while the race has no result.
 -- `in_dataset` marks the finishers, and on request the declared runners of a race to come: `with_upcoming()` comes
 -- from the runner.
@@ -206,14 +225,6 @@ starters AS (
   FROM entries AS e
   JOIN fields AS f USING (race_key)
 ),
-jockey_ids AS (
-  SELECT jockey_slug, row_number() OVER (ORDER BY jockey_slug) AS jockey_number
-  FROM (SELECT DISTINCT jockey_slug FROM race_results WHERE jockey_slug IS NOT NULL)
-),
-trainer_ids AS (
-  SELECT trainer_slug, row_number() OVER (ORDER BY trainer_slug) AS trainer_number
-  FROM (SELECT DISTINCT trainer_slug FROM race_results WHERE trainer_slug IS NOT NULL)
-),
 -- `13e` is saddle cloth 13 after number formatting, not 13 times a power of ten.
 horse_numbers AS (
   SELECT
@@ -224,13 +235,15 @@ horse_numbers AS (
 keyed AS (
   SELECT
     s.*,
-    coalesce(j.jockey_number, -s.runner_number) AS jockey_id,
-    coalesce(t.trainer_number, -s.runner_number) AS trainer_id,
+    j.jockey_name_id,
+    t.trainer_name_id,
+    coalesce(j.jockey_id, -s.runner_number) AS jockey_id,
+    coalesce(t.trainer_id, -s.runner_number) AS trainer_id,
     r.* EXCLUDE (id)
   FROM race_results AS r
   JOIN starters AS s USING (id)
-  LEFT JOIN jockey_ids AS j USING (jockey_slug)
-  LEFT JOIN trainer_ids AS t USING (trainer_slug)
+  JOIN jockeys AS j ON j.jockey IS NOT DISTINCT FROM r.jockey AND j.jockey_slug IS NOT DISTINCT FROM r.jockey_slug
+  JOIN trainers AS t ON t.trainer IS NOT DISTINCT FROM r.trainer AND t.trainer_slug IS NOT DISTINCT FROM r.trainer_slug
 )
 SELECT
   CAST(k.runner_number AS INTEGER) AS runner_id,
@@ -260,10 +273,8 @@ SELECT
   n.saddle_cloth AS horse_number,
   CAST(k.barrier AS INTEGER) AS barrier,
   finite_number(k.original_weight) AS weight,
-  k.jockey,
-  k.jockey_slug,
-  k.trainer,
-  k.trainer_slug,
+  k.jockey_name_id,
+  k.trainer_name_id,
   finite_number(k.win_odds) AS win_odds,
   finite_number(k.margin) AS margin,
   CAST(k.position_800m AS INTEGER) AS reported_position_800m,
@@ -271,11 +282,11 @@ SELECT
   k.total_runners,
   CASE
     WHEN k.barrier IS NULL THEN NULL
-    WHEN k.total_runners = 0 THEN 'unknown'
-    WHEN k.barrier * 100 <= k.total_runners * 33 THEN 'inner'
-    WHEN k.barrier * 100 <= k.total_runners * 66 THEN 'middle'
-    ELSE 'outer'
-  END AS barrier_position
+    WHEN k.total_runners = 0 THEN 4
+    WHEN k.barrier * 100 <= k.total_runners * 33 THEN 1
+    WHEN k.barrier * 100 <= k.total_runners * 66 THEN 2
+    ELSE 3
+  END AS barrier_group
 FROM keyed AS k
 JOIN cleaned_races AS c USING (race_key)
 LEFT JOIN horse_numbers AS n USING (horse_number)
@@ -294,10 +305,10 @@ WITH starts AS (
   WHERE is_starter
 ),
 careers AS (
-  SELECT horse_id AS career_id, runner_id, NOT starts_again AS is_subject, 0 AS is_same_day
+  SELECT horse_id AS career_id, NOT starts_again AS is_subject, 0 AS is_same_day, starts.*
   FROM starts
   UNION ALL
-  SELECT -s.runner_id, e.runner_id, e.runner_id = s.runner_id, CAST(e.day_key = s.day_key AS INTEGER)
+  SELECT -s.runner_id, e.runner_id = s.runner_id, CAST(e.day_key = s.day_key AS INTEGER), e.*
   FROM starts AS s
   JOIN starts AS e ON e.horse_id = s.horse_id
   WHERE s.starts_again
@@ -308,11 +319,11 @@ careers AS (
     )
 )
 SELECT
-  careers.career_id,
-  CAST(careers.career_id * 100 + r.location_key AS INTEGER) AS career_key,
-  careers.is_subject,
-  careers.is_same_day,
-  careers.runner_id,
+  r.career_id,
+  CAST(r.career_id * 100 + r.location_key AS INTEGER) AS career_key,
+  r.is_subject,
+  r.is_same_day,
+  r.runner_id,
   r.race_date,
   r.race_key,
   r.day_key,
@@ -321,7 +332,7 @@ SELECT
   r.horse_id,
   r.horse_key,
   r.jockey_id,
-  CASE r.barrier_position WHEN 'inner' THEN 1 WHEN 'middle' THEN 2 WHEN 'outer' THEN 3 WHEN 'unknown' THEN 4 END AS barrier_group,
+  r.barrier_group,
   r.total_runners,
   r.finished,
   r.won,
@@ -332,6 +343,5 @@ SELECT
   g.distance_range_key,
   g.category_key,
   g.going_group_key
-FROM careers
-JOIN runners AS r USING (runner_id)
+FROM careers AS r
 JOIN race_conditions AS g USING (race_key);

@@ -19,14 +19,16 @@ WITH sectionals AS (
   JOIN cleaned_races AS c USING (race_id)
 ),
 numbered_rows AS (
-  SELECT * FROM sectionals
+  SELECT race_key, horse_number, min(sectional_id) AS sectional_id
+  FROM sectionals
   WHERE horse_number IS NOT NULL
-  QUALIFY row_number() OVER (PARTITION BY race_key, horse_number ORDER BY sectional_id) = 1
+  GROUP BY race_key, horse_number
 ),
 named_rows AS (
-  SELECT * FROM sectionals
+  SELECT race_key, name, min(sectional_id) AS sectional_id
+  FROM sectionals
   WHERE name IS NOT NULL
-  QUALIFY row_number() OVER (PARTITION BY race_key, name ORDER BY sectional_id) = 1
+  GROUP BY race_key, name
 ),
 starters AS (
   SELECT
@@ -39,7 +41,7 @@ starters AS (
     END AS horse_number,
     matching_name(horse_name) AS name
   FROM runners
-  WHERE is_starter
+  WHERE is_starter AND race_key IN (SELECT race_key FROM sectionals)
 ),
 matches AS (
   SELECT r.runner_id, r.race_date, coalesce(by_number.sectional_id, by_name.sectional_id) AS sectional_id

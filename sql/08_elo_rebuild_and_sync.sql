@@ -9,44 +9,56 @@ CREATE OR REPLACE TABLE elo_ratings AS
 WITH RECURSIVE
 rated AS (
   -- Lowest id on duplicates, as everywhere.
-  SELECT c.race_key, c.race_id, c.race_date, c.day_key, c.race_class, h.horse_id, h.horse_slug, CAST(r.position AS INTEGER) AS position
+  SELECT c.race_key, h.horse_id, CAST(r.position AS INTEGER) AS position
   FROM race_results AS r
   JOIN cleaned_races AS c USING (race_id)
   JOIN horse_ids AS h USING (horse_slug)
   WHERE c.race_date >= DATE '2017-01-01' AND r.position IS NOT NULL AND r.finish_status = 'FINISHED'
   QUALIFY row_number() OVER (PARTITION BY c.race_key, h.horse_id ORDER BY r.id) = 1
 ),
-fields AS (
-  SELECT
-    race_key,
-    CAST(count(*) AS INTEGER) AS total_runners,
-    CASE
-      WHEN lower(min(race_class)) LIKE '%group 1%' OR lower(min(race_class)) LIKE '%g1%' THEN 1.5
-      WHEN lower(min(race_class)) LIKE '%group%' THEN 1.3
-      WHEN lower(min(race_class)) LIKE '%listed%' THEN 1.2
-      ELSE 1.0
-    END AS class_factor,
-    CASE WHEN count(*) >= 14 THEN 1.2 WHEN count(*) <= 8 THEN 0.8 ELSE 1.0 END AS field_factor
+sizes AS (
+  SELECT race_key, CAST(count(*) AS INTEGER) AS total_runners
   FROM rated
   GROUP BY race_key
 ),
+fields AS (
+  SELECT
+    race_key,
+    c.day_key,
+    -- Races of a day are in the order of their ids, of which the windows need no more than the order.
+    row_number() OVER (ORDER BY c.race_id) AS race_id_number,
+    sizes.total_runners,
+    CASE
+      WHEN lower(c.race_class) LIKE '%group 1%' OR lower(c.race_class) LIKE '%g1%' THEN 1.5
+      WHEN lower(c.race_class) LIKE '%group%' THEN 1.3
+      WHEN lower(c.race_class) LIKE '%listed%' THEN 1.2
+      ELSE 1.0
+    END AS class_factor,
+    CASE WHEN sizes.total_runners >= 14 THEN 1.2 WHEN sizes.total_runners <= 8 THEN 0.8 ELSE 1.0 END AS field_factor
+  FROM sizes
+  JOIN cleaned_races AS c USING (race_key)
+),
 changes AS (
   SELECT
-    rated.*,
+    race_key,
+    rated.horse_id,
+    rated.position,
+    fields.day_key,
+    fields.race_id_number,
     fields.total_runners,
     CAST(rounded(
       rounded(
         CASE
-          WHEN position = 1 THEN 2560
-          WHEN position = 2 THEN 1280
-          WHEN position = 3 THEN 320
-          WHEN position <= floor(fields.total_runners / 2.0) THEN -640
+          WHEN rated.position = 1 THEN 2560
+          WHEN rated.position = 2 THEN 1280
+          WHEN rated.position = 3 THEN 320
+          WHEN rated.position <= floor(fields.total_runners / 2.0) THEN -640
           ELSE -1600
         END * CAST(class_factor AS DOUBLE), 0
       ) * CAST(field_factor AS DOUBLE), 0
     ) AS INTEGER) AS change,
     -- Two runs on one day both start from the earlier day. The next day starts from the later of them.
-    coalesce(lead(day_key) OVER (PARTITION BY horse_id ORDER BY day_key, race_id) <> day_key, true) AS is_last_of_day
+    coalesce(lead(fields.day_key) OVER (PARTITION BY rated.horse_id ORDER BY fields.day_key, fields.race_id_number) <> fields.day_key, true) AS is_last_of_day
   FROM rated
   JOIN fields USING (race_key)
 ),
@@ -91,22 +103,24 @@ limited AS (
 SELECT
   race_key,
   horse_id,
-  day_key,
+  r.day_key,
   -- The last row of this number on a day is the rating that later days start from.
-  CAST(row_number() OVER (PARTITION BY horse_id ORDER BY day_key, race_id) AS INTEGER) AS rating_number,
-  horse_slug,
-  race_date,
-  race_id,
+  CAST(row_number() OVER (PARTITION BY horse_id ORDER BY r.day_key, r.race_id_number) AS INTEGER) AS rating_number,
+  h.horse_slug,
+  c.race_date,
+  c.race_id,
   before / CAST(100 AS DOUBLE) AS elo_before,
   least(220000, greatest(60000, before + change)) / CAST(100 AS DOUBLE) AS elo_after,
   position,
-  total_runners
-FROM limited;
+  r.total_runners
+FROM limited AS r
+JOIN cleaned_races AS c USING (race_key)
+JOIN horse_ids AS h USING (horse_id);
 
 -- The same for people and other programs: numbered in the order in which they came about.
 CREATE OR REPLACE TABLE horse_elo_ratings AS
 SELECT
-  row_number() OVER (ORDER BY race_date, race_id, horse_slug) AS id,
+  row_number() OVER (ORDER BY race_date, race_id, horse_id) AS id,
   horse_slug,
   race_date,
   race_id,

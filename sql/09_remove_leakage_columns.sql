@@ -1,5 +1,5 @@
 -- grain: one row per race and horse: every finisher, and every declared runner of a race without a result
--- reads: cleaned_races, runners, sectional_matches, weather_features
+-- reads: cleaned_races, jockeys, trainers, runners, sectional_matches, weather_features
 -- writes: race_training_dataset
 -- why: the dataset is put together once, here, and names each of its columns. What happens during a race (places at
 --      the checkpoints, times, ratings of the performance) is not on the list, so it cannot leak. The labels come last.
@@ -20,16 +20,16 @@ SELECT
   r.horse_number,
   r.barrier,
   r.weight,
-  r.jockey,
-  r.jockey_slug,
-  r.trainer,
-  r.trainer_slug,
+  j.jockey,
+  j.jockey_slug,
+  t.trainer,
+  t.trainer_slug,
   r.win_odds,
   coalesce(c.total_prize_money, CAST(0 AS DOUBLE)) AS prize_money,
   c.location,
   r.horse_slug || '-' || c.location AS horse_location_slug,
-  r.jockey_slug || '-' || c.location AS jockey_location_slug,
-  r.trainer_slug || '-' || c.location AS trainer_location_slug,
+  j.jockey_slug || '-' || c.location AS jockey_location_slug,
+  t.trainer_slug || '-' || c.location AS trainer_location_slug,
   build_time() AS created_at,
   build_time() AS updated_at,
   c.track_direction,
@@ -41,7 +41,7 @@ SELECT
   c.sex_restriction,
   c.distance_range,
   r.total_runners,
-  r.barrier_position,
+  f.barrier_position,
   -- Career, form and rating
   f.total_races,
   f.wins,
@@ -262,6 +262,8 @@ SELECT
 FROM weather_features AS f
 -- Each of these has exactly one row, or none. As left joins they come last, so no earlier join carries their texts.
 LEFT JOIN runners AS r USING (runner_id, race_date)
+LEFT JOIN jockeys AS j ON j.jockey_name_id = r.jockey_name_id
+LEFT JOIN trainers AS t ON t.trainer_name_id = r.trainer_name_id
 LEFT JOIN cleaned_races AS c ON c.race_key = f.race_key AND c.race_date = f.race_date
 LEFT JOIN sectional_matches AS s USING (runner_id, race_date)
 WHERE f.in_dataset;

@@ -33,8 +33,22 @@ CREATE OR REPLACE MACRO total(x) AS CAST(coalesce(x, 0) AS INTEGER);
 -- long as each of them stays below 2^20 = 1048576. Who packs says why it does.
 CREATE OR REPLACE MACRO packed(a, b, c) AS CAST(a AS BIGINT) + CAST(b AS BIGINT) * 1048576 + CAST(c AS BIGINT) * 1099511627776;
 
--- The number at place 0, 1 or 2 of a sum of packed ones. A sum over no rows is 0.
-CREATE OR REPLACE MACRO unpacked(x, place) AS CAST((CAST(coalesce(x, 0) AS BIGINT) >> (20 * place)) & 1048575 AS INTEGER);
+-- The number at place 0, 1 or 2 of a sum of packed ones.
+CREATE OR REPLACE MACRO unpacked(x, place) AS CAST((x >> (20 * place)) & 1048575 AS INTEGER);
+
+-- Two whole numbers as one, for one sum instead of two. The low one is never negative, and neither of its sums reaches 2^63.
+CREATE OR REPLACE MACRO paired(low, high) AS CAST(low AS HUGEINT) + CAST(high AS HUGEINT) * 18446744073709551616;
+
+-- The two sums in a sum of such. A sum over no rows is 0.
+CREATE OR REPLACE MACRO low_of(x) AS CAST(coalesce(x, 0) & 18446744073709551615 AS BIGINT);
+
+CREATE OR REPLACE MACRO high_of(x) AS CAST(coalesce(x, 0) >> 64 AS BIGINT);
+
+-- A flag as one of four counters, by a key from 1 to 4, and the counter of a key in a sum of such. A counter has room for
+-- 32767. Without a key there is nothing to count, and 0 counted.
+CREATE OR REPLACE MACRO counted_by(flag, key) AS CASE WHEN key IS NULL THEN 0 ELSE CAST(flag AS BIGINT) << (16 * (key - 1)) END;
+
+CREATE OR REPLACE MACRO counted(x, key) AS CASE WHEN key IS NULL THEN 0 ELSE CAST((x >> (16 * (key - 1))) & 65535 AS INTEGER) END;
 
 -- True, or the run ends with this message: for what a statement relies on.
 CREATE OR REPLACE MACRO assured(condition, message) AS CASE WHEN condition THEN true ELSE error(message) END;
@@ -52,6 +66,8 @@ CREATE OR REPLACE MACRO seconds_of(x) AS
 
 -- Days since 1970-01-01.
 CREATE OR REPLACE MACRO day_number(d) AS CAST(d - DATE '1970-01-01' AS INTEGER);
+
+CREATE OR REPLACE MACRO date_of(day_number) AS DATE '1970-01-01' + day_number;
 
 CREATE OR REPLACE MACRO matches(text, pattern) AS regexp_matches(text, pattern);
 

@@ -24,7 +24,7 @@ use crate::transform::{Engine, TransformError};
 const SLICES_AT_ONCE: usize = 2;
 /// Rows of a slice, about: as many days as have them. Few enough to hold in memory, many enough that planning a query
 /// for each does not count.
-const SLICE_ROWS: u64 = 130_000;
+const SLICE_ROWS: u64 = 200_000;
 /// Types that can be compared with dates, without a time zone.
 const DATE_TYPES: [&str; 2] = ["DATE", "TIMESTAMP"];
 
