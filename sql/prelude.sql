@@ -87,3 +87,7 @@ CREATE OR REPLACE MACRO hundred_millionths(x) AS CAST(round(x * 1e8) AS BIGINT);
 
 -- Rounds to a whole number, halves to the even one.
 CREATE OR REPLACE MACRO round_half_even(x) AS round_even(x, 0);
+
+-- Each word between blanks with a capital first letter.
+CREATE OR REPLACE MACRO title_case(text) AS
+  array_to_string(list_transform(string_split(text, ' '), lambda word: upper(left(word, 1)) || lower(substr(word, 2))), ' ');

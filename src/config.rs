@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::lake::PartitionTransform;
 use crate::pg::{ConnectError, DatabaseUrl};
-use crate::push::{MissingColumns, NewColumns};
+use crate::push::{MissingColumns, NewColumns, TargetMode};
 use crate::schema::TableName;
 use crate::transform::Severity;
 
@@ -201,9 +201,9 @@ pub struct Made<'a> {
 pub struct TargetConfig {
     /// The live table.
     pub table: TableName,
-    /// The former live table's name after a push, in the same schema.
-    pub backup: String,
-    /// How the live table is replaced.
+    /// The former live table's name after a swap, in the same schema.
+    pub backup: Option<String>,
+    /// How rows get into the live table.
     #[serde(default)]
     pub mode: TargetMode,
     /// What happens to dataset columns that the live table lacks.
@@ -215,15 +215,6 @@ pub struct TargetConfig {
     /// Whether a push also brings the views of the phases for Postgres up to date.
     #[serde(default)]
     pub views: bool,
-}
-
-/// How the live table is replaced.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TargetMode {
-    /// A staging table takes the live table's place in one transaction.
-    #[default]
-    Swap,
 }
 
 /// Limits of the checks.
@@ -314,6 +305,17 @@ impl Pipeline {
             .made()
             .find(|made| made.key.is_empty())
             .map(|made| format!("the key of {} names no column", made.name));
+        let backup = self.made().filter_map(|made| Some((made.name, made.target?))).find_map(|(name, target)| {
+            match (target.mode, &target.backup) {
+                (TargetMode::Swap, None) => {
+                    Some(format!("the target of {name} names no backup, which mode swap needs"))
+                }
+                (TargetMode::InsertMissing, Some(_)) => {
+                    Some(format!("the target of {name} names a backup, and mode insert_missing makes none"))
+                }
+                _ => None,
+            }
+        });
         let jobs = self.jobs.filter(|jobs| !(1..=JOBS_MAX).contains(jobs)).map(|jobs| jobs_message(&jobs.to_string()));
         let no_event_table = self
             .dataset
@@ -325,7 +327,7 @@ impl Pipeline {
             .into_iter()
             .find(|(_, count)| !(1..=AUDIT_TRIES_MAX).contains(count))
             .map(|(key, count)| format!("validate.{key} is {count}; expected a number from 1 to {AUDIT_TRIES_MAX}"));
-        match twice.or(bad_name).or(no_key).or(jobs).or(no_event_table).or(audit) {
+        match twice.or(bad_name).or(no_key).or(backup).or(jobs).or(no_event_table).or(audit) {
             Some(message) => Err(ConfigError::Invalid { origin: origin.to_owned(), message }),
             None => Ok(self),
         }

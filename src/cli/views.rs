@@ -9,10 +9,10 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use super::output::{bytes, count, rate, seconds, table};
 use crate::fixtures::FixtureReport;
 use crate::pipeline::{
-    DemoReport, ExportReport, PreviewReport, PullReport, RebuildReport, RunRecord, RunState, StatusReport, TargetLook,
-    TestReport, TransformReport, ValidateReport,
+    DemoReport, ExportReport, PreviewReport, PullReport, Pushed, RebuildReport, RunRecord, RunState, StatusReport,
+    TargetLook, TestReport, TransformReport, ValidateReport,
 };
-use crate::push::{PushMode, PushReport, RollbackReport, SwapReport};
+use crate::push::{InsertReport, PushMode, PushReport, RollbackReport, SwapReport, ViewsReport};
 use crate::validate::Verdict;
 
 /// Columns of a preview that are shown; the rest is counted.
@@ -207,7 +207,10 @@ pub(super) fn preview(report: &PreviewReport) -> String {
     let mut text = String::new();
     match plan.mode {
         PushMode::First => line(&mut text, "target", &format!("{} does not exist; the push creates it", plan.table)),
-        PushMode::Swap => line(
+        PushMode::InsertMissing if !plan.live_exists => {
+            line(&mut text, "target", &format!("{} does not exist", plan.table))
+        }
+        PushMode::Swap | PushMode::InsertMissing => line(
             &mut text,
             "target",
             &format!("{}, {} rows, {}", plan.table, count(report.live_rows), bytes(plan.live_bytes)),
@@ -215,7 +218,10 @@ pub(super) fn preview(report: &PreviewReport) -> String {
     }
     line(&mut text, "dataset", &format!("lake version {}, {} rows", report.version, count(report.dataset_rows)));
     let (added, removed, changed) = (count(report.added), count(report.removed), count(report.changed));
-    line(&mut text, "rows", &format!("{added} added, {removed} removed, {changed} changed"));
+    match plan.mode {
+        PushMode::InsertMissing => line(&mut text, "rows", &format!("{added} inserted, all others as they are")),
+        _ => line(&mut text, "rows", &format!("{added} added, {removed} removed, {changed} changed")),
+    }
     let columns = &plan.columns;
     let added_columns: Vec<String> = columns.added.iter().map(|(name, of)| format!("{name} {of}")).collect();
     for (name, list) in [
@@ -256,7 +262,7 @@ pub(super) fn preview(report: &PreviewReport) -> String {
         text.push('\n');
     }
     if plan.blockers.is_empty() {
-        text.push_str("nothing stands in the way; `racealpha push` goes ahead");
+        text.push_str(&format!("nothing stands in the way; `racealpha push {}` goes ahead", report.name));
     } else {
         text.push_str("a push is refused:");
         for blocker in &plan.blockers {
@@ -273,11 +279,38 @@ fn swap_line(swap: &SwapReport) -> String {
     )
 }
 
-pub(super) fn push(report: &PushReport) -> String {
+pub(super) fn push(pushed: &Pushed) -> String {
+    match pushed {
+        Pushed::Swapped(report) => swapped(report),
+        Pushed::Inserted(report) => inserted(report),
+    }
+}
+
+fn views_line(text: &mut String, views: &ViewsReport) {
+    let names = views.views.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let what = if views.created { "made" } else { "refreshed" };
+    line(text, "views", &format!("{what} {names} in {}", seconds(views.seconds)));
+}
+
+fn inserted(report: &InsertReport) -> String {
+    let mut text = String::new();
+    let (new, present) = (count(report.inserted), count(report.present));
+    line(&mut text, "inserted", &format!("{new} rows into {}; {present} were there already", report.table));
+    line(&mut text, "copy", &format!("{} in {}", bytes(report.bytes), seconds(report.seconds)));
+    if let Some(views) = &report.views {
+        views_line(&mut text, views);
+    }
+    for note in &report.notes {
+        line(&mut text, "note", note);
+    }
+    text
+}
+
+fn swapped(report: &PushReport) -> String {
     let mut text = String::new();
     let what = match report.mode {
         PushMode::First => "created",
-        PushMode::Swap => "replaced",
+        PushMode::Swap | PushMode::InsertMissing => "replaced",
     };
     line(&mut text, what, &format!("{} with {} rows", report.table, count(report.rows)));
     line(
@@ -305,9 +338,7 @@ pub(super) fn push(report: &PushReport) -> String {
         line(&mut text, "backup", &format!("{}; `racealpha rollback` puts it back", backup.table));
     }
     if let Some(views) = &report.views {
-        let names = views.views.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        let what = if views.created { "made" } else { "refreshed" };
-        line(&mut text, "views", &format!("{what} {names} in {}", seconds(views.seconds)));
+        views_line(&mut text, views);
     }
     for note in &report.notes {
         line(&mut text, "note", note);
@@ -338,12 +369,18 @@ pub(super) fn rebuild(report: &RebuildReport) -> String {
         vec![name.to_owned(), count(rows), size, seconds(time), speed]
     };
     let push = &report.push;
-    let push_seconds = push.copy_seconds + push.index_seconds + push.analyze_seconds + push.verify_seconds;
+    let (push_rows, push_bytes, push_seconds) = match push {
+        Pushed::Swapped(push) => {
+            let seconds = push.copy_seconds + push.index_seconds + push.analyze_seconds + push.verify_seconds;
+            (push.rows, push.bytes, seconds)
+        }
+        Pushed::Inserted(push) => (push.inserted, push.bytes, push.seconds),
+    };
     let rows = [
         step("pull", pull_rows, pull_bytes, report.pull.seconds),
         step("run", made_rows, made_bytes, report.run.seconds),
         step("validate", report.validate.rows, 0, report.validate.seconds),
-        step("push", push.rows, push.bytes, push_seconds),
+        step("push", push_rows, push_bytes, push_seconds),
     ];
     let warnings = report.validate.findings.iter().filter(|finding| finding.verdict == Verdict::Warn).count();
     format!(

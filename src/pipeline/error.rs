@@ -55,7 +55,7 @@ pub enum PipelineError {
     #[error(transparent)]
     Push(#[from] PushError),
     /// The push is done; the views beside the live table are not.
-    #[error("{table} is replaced, and its views could not be brought up to date")]
+    #[error("{table} is up to date, and its views could not be brought up to date")]
     Views {
         /// The live table.
         table: TableName,

@@ -25,7 +25,7 @@ pub use export::{ExportReport, export};
 pub use features::{FeatureReport, features};
 pub use preview::{ColumnChange, PreviewReport, preview};
 pub use pull::{PullReport, PulledTable, pull};
-pub use push::{push, rollback};
+pub use push::{Pushed, push, rollback};
 pub use query::{query, query_into};
 pub use rebuild::{RebuildReport, rebuild};
 pub use rows::RowFormat;

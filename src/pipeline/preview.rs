@@ -28,6 +28,8 @@ const NUMBER_TYPES: [&str; 8] = ["TINYINT", "SMALLINT", "INTEGER", "BIGINT", "FL
 /// What a push would change.
 #[derive(Debug, Clone, Serialize)]
 pub struct PreviewReport {
+    /// The dataset or the output.
+    pub name: String,
     /// The lake version of the dataset.
     pub version: Version,
     /// Rows of the dataset.
@@ -36,7 +38,7 @@ pub struct PreviewReport {
     pub live_rows: u64,
     /// Rows whose key only the dataset has.
     pub added: u64,
-    /// Rows whose key only the live table has.
+    /// Rows whose key only the live table has, and that a swap would remove.
     pub removed: u64,
     /// Rows in both with a difference in any matching column.
     pub changed: u64,
@@ -83,6 +85,7 @@ pub async fn preview(context: &Context, table: Option<&str>) -> Result<PreviewRe
     drop(session);
 
     let mut report = PreviewReport {
+        name: name.clone(),
         version,
         dataset_rows,
         live_rows: 0,
@@ -93,7 +96,7 @@ pub async fn preview(context: &Context, table: Option<&str>) -> Result<PreviewRe
         plan,
         seconds: 0.0,
     };
-    if report.plan.mode != PushMode::First {
+    if report.plan.live_exists {
         let folder = tempfile::tempdir_in(lake.root()).map_err(|source| PipelineError::Output {
             path: lake.root().display().to_string(),
             source: source.into(),
@@ -117,7 +120,9 @@ pub async fn preview(context: &Context, table: Option<&str>) -> Result<PreviewRe
         job.pull(&[table]).await?;
         let live = beside.require_latest().await?;
         report.live_rows = live.tables[LIVE].rows;
-        let columns = report.plan.columns.matched.clone();
+        // Rows that are there stay as they are, so there is nothing to compare.
+        let inserts_only = report.plan.mode == PushMode::InsertMissing;
+        let columns = if inserts_only { Vec::new() } else { report.plan.columns.matched.clone() };
         let comparison = Comparison {
             context: context.clone(),
             lake,
@@ -131,6 +136,9 @@ pub async fn preview(context: &Context, table: Option<&str>) -> Result<PreviewRe
         let key = options.key;
         let counted = tokio::task::spawn_blocking(move || comparison.run(&key)).await??;
         report.take(&counted);
+        if inserts_only {
+            report.removed = 0;
+        }
     }
     report.seconds = started.elapsed().as_secs_f64();
     Ok(report)

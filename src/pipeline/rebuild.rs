@@ -5,12 +5,11 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::pull::pull_all;
-use super::push::push_in;
+use super::push::{Pushed, push_in};
 use super::run::with_run;
 use super::transform::transform_in;
 use super::validate::validate_in;
 use super::{Context, PipelineError, PullReport, Run, RunId, TransformOptions, TransformReport, ValidateReport};
-use crate::push::PushReport;
 use crate::validate::Report;
 
 /// What a rebuild did.
@@ -25,7 +24,7 @@ pub struct RebuildReport {
     /// Checks.
     pub validate: ValidateReport,
     /// Dataset to target.
-    pub push: PushReport,
+    pub push: Pushed,
     /// How long all of it took.
     pub seconds: f64,
 }

@@ -149,9 +149,9 @@ pub enum PushError {
         /// The client's error, when it had one.
         source: Option<tokio_postgres::Error>,
     },
-    /// The connection ended during the swap, and the server could not be asked whether it happened.
+    /// The connection ended during the swap or the commit, and the server could not be asked whether it happened.
     #[error(
-        "lost the connection during the swap of {table} and cannot tell whether it happened; push again to find out"
+        "lost the connection while {table} was being changed and cannot tell whether it happened; push again to find out"
     )]
     OutcomeUnknown {
         /// The live table.

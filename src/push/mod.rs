@@ -18,7 +18,10 @@
 //! - A fault at any moment leaves the old state or the new state, and the program finds out which.
 //! - The former live table is the backup until the next push, and [`rollback()`] puts it back.
 //!
-//! Absent on purpose: nothing here truncates or writes the live table, ends other people's sessions, or drops anything
+//! A target can also be one that other programs own and write ([`TargetMode::InsertMissing`]): then rows whose key it
+//! lacks are inserted in one transaction, and there is nothing to swap or to roll back.
+//!
+//! Absent on purpose: nothing here truncates the live table or changes a row of it, ends other people's sessions, or drops anything
 //! with `CASCADE`.
 
 mod attributes;
@@ -28,6 +31,7 @@ mod blockers;
 mod columns;
 mod copy_in;
 mod error;
+mod insert_missing;
 mod live_views;
 mod options;
 mod plan;
@@ -43,8 +47,9 @@ pub use backup::{BackupStatus, TargetStatus, backup_status, target_status};
 pub use columns::ColumnMatch;
 pub use copy_in::Dataset;
 pub use error::{Blocker, BoxError, PushError};
+pub use insert_missing::{InsertReport, insert_missing};
 pub use live_views::{LiveViews, ViewsReport, update_views};
-pub use options::{MissingColumns, NewColumns, TargetOptions};
+pub use options::{MissingColumns, NewColumns, TargetMode, TargetOptions};
 pub use plan::{PushMode, PushPlan, plan};
 pub use replace::{BackupMade, PushReport, push};
 pub use rollback::{RollbackReport, rollback};

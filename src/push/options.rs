@@ -4,6 +4,17 @@ use std::time::Duration;
 
 use crate::schema::TableName;
 
+/// How rows get into the live table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TargetMode {
+    /// A staging table takes the live table's place in one transaction.
+    #[default]
+    Swap,
+    /// Rows whose key the live table lacks are inserted; nothing that is there is touched.
+    InsertMissing,
+}
+
 /// What happens to dataset columns that the live table lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -33,6 +44,8 @@ pub enum MissingColumns {
 pub struct TargetOptions {
     /// The table that readers use.
     pub table: TableName,
+    /// How rows get into it.
+    pub mode: TargetMode,
     /// The name that the former live table gets, in the same schema.
     pub backup: String,
     /// Columns that name a row in messages, and the primary key of a table that the first push creates.
@@ -52,6 +65,7 @@ impl TargetOptions {
     pub fn new(table: TableName, key: Vec<String>) -> Self {
         Self {
             table,
+            mode: TargetMode::default(),
             backup: "_backup_training_push".to_owned(),
             key,
             new_columns: NewColumns::default(),

@@ -12,7 +12,8 @@ use super::backup::{self, BackupStatus, Marker};
 use super::blockers;
 use super::columns::ColumnMatch;
 use super::error::{Blocker, PushError};
-use super::options::TargetOptions;
+use super::insert_missing;
+use super::options::{TargetMode, TargetOptions};
 
 /// How the dataset gets in place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -22,6 +23,8 @@ pub enum PushMode {
     First,
     /// A staging table takes the live table's place, which becomes the backup.
     Swap,
+    /// Rows whose key the live table lacks are inserted.
+    InsertMissing,
 }
 
 /// What a push would do. It writes nothing.
@@ -31,6 +34,8 @@ pub struct PushPlan {
     pub table: TableName,
     /// How the dataset gets in place.
     pub mode: PushMode,
+    /// Whether there is a live table.
+    pub live_exists: bool,
     /// Which column goes where.
     pub columns: ColumnMatch,
     /// What is attached to the live table and carried over, one line each.
@@ -70,7 +75,10 @@ pub(super) struct Inspection {
 /// [`PushError`] when the catalogue cannot be read. What stands in the way of the push is not an error here; it is
 /// listed in [`PushPlan::blockers`].
 pub async fn plan(session: &Session, options: &TargetOptions, dataset: &Schema) -> Result<PushPlan, PushError> {
-    inspect(session, options, dataset).await.map(|inspection| inspection.plan)
+    match options.mode {
+        TargetMode::Swap => inspect(session, options, dataset).await.map(|inspection| inspection.plan),
+        TargetMode::InsertMissing => insert_missing::plan(session, options, dataset).await,
+    }
 }
 
 pub(super) async fn inspect(
@@ -115,6 +123,7 @@ pub(super) async fn inspect(
     let plan = PushPlan {
         table: table.clone(),
         mode,
+        live_exists: live.is_some(),
         carried: live.as_ref().map(carried).unwrap_or_default(),
         columns,
         blockers,
@@ -129,7 +138,7 @@ pub(super) async fn inspect(
 
 fn notes(options: &TargetOptions, mode: PushMode) -> Vec<String> {
     match mode {
-        PushMode::Swap => Vec::new(),
+        PushMode::Swap | PushMode::InsertMissing => Vec::new(),
         PushMode::First => vec![format!(
             "{} does not exist and is created from the dataset, with row-level security on and no grants: nobody but \
              its owner sees it until somebody grants access and adds policies",

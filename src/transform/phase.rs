@@ -383,7 +383,7 @@ mod tests {
     #[test]
     fn the_built_in_files_are_complete() {
         let set = PhaseSet::load(None).unwrap();
-        assert_eq!(set.phases.len(), 10);
+        assert_eq!(set.phases.len(), 11);
         assert!(set.phases.iter().any(|phase| phase.number() == "8b") && !set.dictionary.is_empty());
         assert!(set.phases.iter().filter(|phase| !phase.in_lake).map(Phase::number).eq(["7"]));
     }

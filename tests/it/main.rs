@@ -6,6 +6,7 @@ mod cli;
 mod connections;
 mod encode;
 mod fixtures;
+mod insert_missing;
 mod live_views;
 mod local_server;
 mod oracle;
