@@ -6,6 +6,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+/// Field metadata: what a column means, in a sentence.
+pub const DESCRIPTION_KEY: &str = "description";
+
 /// A table's name with its schema, as stored in the catalogue: unquoted, case kept.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -208,7 +208,7 @@ pub(super) fn preview(report: &PreviewReport) -> String {
     match plan.mode {
         PushMode::First => line(&mut text, "target", &format!("{} does not exist; the push creates it", plan.table)),
         PushMode::InsertMissing if !plan.live_exists => {
-            line(&mut text, "target", &format!("{} does not exist", plan.table))
+            line(&mut text, "target", &format!("{} does not exist", plan.table));
         }
         PushMode::Swap | PushMode::InsertMissing => line(
             &mut text,

@@ -5,7 +5,7 @@
 //! here by positions, and two are on their way at once, so that reading, sorting and encoding overlap.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use arrow::array::{AsArray, RecordBatch};
@@ -18,7 +18,7 @@ use crate::config::EventConfig;
 use crate::lake::{DataFile, Lake, PartitionTransform, TableLayout, TableWriter};
 use crate::pg::quote_ident;
 use crate::progress::{Progress, Step, Work};
-use crate::transform::{Engine, TransformError};
+use crate::transform::{DictionaryColumn, Engine, TransformError, describe_fields};
 
 /// Slices that are sorted and encoded at once.
 const SLICES_AT_ONCE: usize = 2;
@@ -36,6 +36,8 @@ pub(super) struct TableFiles<'a> {
     pub(super) layout: TableLayout,
     /// The order of rows in the files.
     pub(super) order_by: &'a [String],
+    /// What is known of its columns.
+    pub(super) dictionary: &'a [DictionaryColumn],
     /// The table of events behind a view, whose dates tell how its rows are spread over time.
     pub(super) events: Option<&'a EventConfig>,
 }
@@ -80,6 +82,7 @@ impl TableFiles<'_> {
             files.extend(its_files);
         }
         let schema = schema.expect("there is at least one slice, and each has a schema");
+        let schema = describe_fields(&schema, self.dictionary);
         if files.is_empty() {
             files = self.writer(&schema, 0)?.finish(true)?;
         }
@@ -146,7 +149,8 @@ impl TableFiles<'_> {
     }
 
     fn writer(&self, schema: &SchemaRef, number: usize) -> Result<TableWriter, PipelineError> {
-        Ok(TableWriter::new(self.lake, self.runtime.clone(), self.layout.clone(), Arc::clone(schema), number)?)
+        let schema = describe_fields(schema, self.dictionary);
+        Ok(TableWriter::new(self.lake, self.runtime.clone(), self.layout.clone(), schema, number)?)
     }
 
     /// Writes slices until none is left; a failure leaves none for the others.

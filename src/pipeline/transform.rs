@@ -233,6 +233,7 @@ impl TransformJob {
             },
             order_by: made.order_by,
             events: self.context.pipeline.dataset.event.as_ref(),
+            dictionary: if made.name == self.context.pipeline.dataset.name { &self.phases.dictionary } else { &[] },
         };
         let (schema, files) = job.write(engine)?;
         let table = LakeTable {

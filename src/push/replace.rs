@@ -260,11 +260,15 @@ impl Run<'_> {
             session.batch_execute(&definition).await.map_err(self.failed("build an index"))?;
             work.finish();
         }
-        let dress = staging::dress(&staging, live).join(";");
+        let dress = staging::dress(&staging, live, self.descriptions()).join(";");
         session.batch_execute(&dress).await.map_err(self.failed("attach what the live table has"))
     }
 
-    /// A first push: a primary key, row-level security, and no privileges for anybody.
+    fn descriptions(&self) -> Vec<String> {
+        staging::descriptions(&self.staging_table(), &self.inspection.plan.columns, &self.inspection.dataset)
+    }
+
+    /// A first push: comments, a primary key, row-level security, and no privileges for anybody.
     async fn dress_first(&self, session: &Client) -> Result<(), PushError> {
         let staging = quote_table(&self.staging_table());
         let mut sql = vec![staging::revoke_all_but_owner("TABLE", "r", &staging)];
@@ -272,6 +276,7 @@ impl Run<'_> {
             let key: Vec<String> = self.options.key.iter().map(|column| quote_ident(column)).collect();
             sql.push(format!("ALTER TABLE {staging} ADD PRIMARY KEY ({})", key.join(", ")));
         }
+        sql.extend(self.descriptions());
         sql.push(format!("ALTER TABLE {staging} ENABLE ROW LEVEL SECURITY"));
         session.batch_execute(&sql.join(";")).await.map_err(self.failed("attach the primary key"))
     }

@@ -4,8 +4,10 @@
 //! [`Attributes`] read; what can only be bound to the table once it carries the live
 //! name (policies) is left to the swap.
 
+use arrow::datatypes::Schema;
+
 use crate::pg::{quote_ident, quote_literal, quote_table};
-use crate::schema::TableName;
+use crate::schema::{DESCRIPTION_KEY, TableName};
 
 use super::attributes::{Attributes, Index, OwnedSequence, Policy, Privilege, Publication, Trigger, View};
 use super::columns::ColumnMatch;
@@ -167,9 +169,22 @@ fn is_exclusion(attributes: &Attributes, index: &Index) -> bool {
     attributes.constraints.iter().any(|key| key.kind == 'x' && key.index.as_deref() == Some(&index.name))
 }
 
+/// The comments that the dataset's fields carry. A column's definition is the dataset's, so they win over comments
+/// made by hand on the live table, which are carried over where the dataset says nothing.
+pub(super) fn descriptions(staging: &TableName, columns: &ColumnMatch, dataset: &Schema) -> Vec<String> {
+    let table = quote_table(staging);
+    let described = columns.load.iter().filter_map(|(index, column)| {
+        Some((&column.name, dataset.fields().get(*index)?.metadata().get(DESCRIPTION_KEY)?))
+    });
+    described
+        .map(|(column, text)| format!("COMMENT ON COLUMN {table}.{} IS {}", quote_ident(column), quote_literal(text)))
+        .collect()
+}
+
 /// Everything that is attached before the swap, besides indexes: constraints, settings, comments, owner, privileges,
-/// row-level security. `ANALYZE` comes after it, because it fills what the settings ask for.
-pub(super) fn dress(staging: &TableName, attributes: &Attributes) -> Vec<String> {
+/// row-level security. `ANALYZE` comes after it, because it fills what the settings ask for. `descriptions` come after
+/// the comments that are carried over.
+pub(super) fn dress(staging: &TableName, attributes: &Attributes, descriptions: Vec<String>) -> Vec<String> {
     let table = quote_table(staging);
     let mut sql = constraints(staging, attributes);
     let mut owners = Vec::new();
@@ -186,6 +201,7 @@ pub(super) fn dress(staging: &TableName, attributes: &Attributes) -> Vec<String>
             sql.push(format!("COMMENT ON COLUMN {table}.{name} IS {}", quote_literal(comment)));
         }
     }
+    sql.extend(descriptions);
     sql.extend(comment(attributes).map(|comment| format!("COMMENT ON TABLE {table} IS {comment}")));
     for index in &attributes.indexes {
         let name = quote_table(&TableName::new(staging.schema(), index.name.as_str()));

@@ -3,6 +3,7 @@
 //! The engine boundary is narrow: SQL text and table names go in, record batches come out.
 
 mod check_file;
+mod dictionary;
 mod engine;
 mod error;
 mod phase;
@@ -12,6 +13,7 @@ mod statements;
 mod views;
 
 pub use check_file::{CheckFile, Severity};
+pub use dictionary::describe_fields;
 pub use engine::{Engine, EngineLimits, rows_as_json};
 pub use error::TransformError;
 pub use phase::{DictionaryColumn, Phase, PhaseSet, Role};

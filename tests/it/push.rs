@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::Schema;
 use futures::{Stream, stream};
 use racealpha::pg::{DatabaseUrl, Session};
 use racealpha::progress::Progress;
@@ -891,6 +892,37 @@ async fn columns_that_do_not_match_are_listed_together() -> Result<()> {
     // The backup lacks them; the rollback says so.
     let report = hosted.rollback(&options, "r3").await?;
     assert_eq!(report.warnings.len(), 2, "{:?}", report.warnings);
+    Ok(())
+}
+
+/// The same rows, with a definition of the column `name`.
+fn described(batch: &RecordBatch) -> RecordBatch {
+    let said = [("description".to_owned(), "The horse's \"name\".".to_owned())];
+    let fields = batch.schema_ref().fields().iter().map(|field| match field.name().as_str() {
+        "name" => field.as_ref().clone().with_metadata(said.clone()),
+        _ => field.as_ref().clone(),
+    });
+    let schema = Schema::new(fields.collect::<Vec<_>>());
+    RecordBatch::try_new(Arc::new(schema), batch.columns().to_vec()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn definitions_become_comments_and_other_comments_are_carried_over() -> Result<()> {
+    let hosted = Hosted::new("push_comments").await?;
+    hosted.push(&options(), "r1", described(&rows(0, 10, 1))).await?;
+    let shown = "SELECT coalesce(col_description('public.dataset'::regclass, attnum), 'none') FROM pg_attribute
+                  WHERE attrelid = 'public.dataset'::regclass AND attnum > 0 ORDER BY attnum";
+    assert_eq!(hosted.texts(shown).await?, ["none", "The horse's \"name\".", "none"]);
+    hosted
+        .owner
+        .batch_execute(
+            "COMMENT ON COLUMN public.dataset.name IS 'by hand'; COMMENT ON COLUMN public.dataset.round IS 'by hand'",
+        )
+        .await?;
+    hosted.push(&options(), "r2", described(&rows(0, 10, 2))).await?;
+    assert_eq!(hosted.texts(shown).await?, ["none", "The horse's \"name\".", "by hand"]);
+    hosted.push(&options(), "r3", rows(0, 10, 3)).await?;
+    assert_eq!(hosted.texts(shown).await?, ["none", "The horse's \"name\".", "by hand"], "no definition, no change");
     Ok(())
 }
 

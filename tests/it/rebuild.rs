@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
 use crate::support::{TestDb, Workspace, racing};
@@ -41,6 +42,19 @@ async fn a_rebuild_replaces_the_live_table_and_can_be_undone() -> Result<()> {
     let preview = workspace.run(small(&["--json", "preview"]))?.ok()?.json()?;
     let changes = ["added", "removed", "changed"].map(|name| preview[name].as_u64());
     assert_eq!(changes, [Some(0); 3], "{preview:#}");
+
+    // What the dictionary says of a column is in the files, in the manifest and on the server.
+    let says = "The number of the race within its meeting.";
+    let file = workspace.lake_files("tables/race_training_dataset").into_iter().next().context("a file")?;
+    let reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(file)?)?;
+    let metadata = reader.schema().field_with_name("race_number")?.metadata().clone();
+    let in_file = ["description", "group", "role", "null_meaning"].map(|key| metadata.get(key).map(String::as_str));
+    assert_eq!(in_file, [Some(says), Some("race"), Some("feature"), Some("the source gives no number")]);
+    let manifest = workspace.lake_files("manifest").into_iter().next_back().context("a manifest")?;
+    assert!(std::fs::read_to_string(manifest)?.contains(says));
+    let comment = "SELECT col_description('race_training_dataset'::regclass, attnum) FROM pg_attribute \
+                   WHERE attrelid = 'race_training_dataset'::regclass AND attname = 'race_number'";
+    assert_eq!(client.query_one(comment, &[]).await?.get::<_, Option<String>>(0).as_deref(), Some(says));
 
     workspace.run(small(&["rollback"]))?.ok()?;
     assert_eq!(count().await?, before);
