@@ -7,11 +7,11 @@ use tokio::runtime::Handle;
 use super::transform::{prepare_session, remove_database};
 use super::validate::dataset_of;
 use super::{Context, PipelineError, Run};
-use crate::lake::{Lake, LakeTable, Manifest, Origin};
+use crate::lake::{Lake, LakeTable, Manifest};
 use crate::pg::quote_ident;
 use crate::progress::Progress;
 use crate::transform::{Engine, PhaseSet, TransformError, create_views, run_phases, select_phases};
-use crate::validate::{AUDIT_SOURCES, AuditPlan, AuditTable, Report, audit};
+use crate::validate::{AUDIT_SOURCES, AuditPlan, AuditTable, Provenance, Report, audit};
 
 /// DuckDB's file in the lake's folder while an audit runs.
 const DATABASE_FILE: &str = "racealpha_audit.duckdb";
@@ -95,16 +95,9 @@ impl Drop for TemporaryDatabase {
 
 /// The audit compares with the dataset, so the dataset must be what the present phases make of the present tables.
 fn refuse_stale(manifest: &Manifest, dataset: &LakeTable, phases: &PhaseSet) -> Result<(), PipelineError> {
-    let is_fresh = match &dataset.origin {
-        Origin::Dataset { from, phases: fingerprint } => {
-            let is_newer = |t: &LakeTable| matches!(t.origin, Origin::Source { .. }) && t.version > *from;
-            *fingerprint == phases.fingerprint && !manifest.tables.values().any(is_newer)
-        }
-        Origin::Source { .. } => false,
-    };
-    match is_fresh {
-        true => Ok(()),
-        false => Err(PipelineError::Usage(
+    match Provenance::of(manifest, dataset, phases) {
+        Provenance::UpToDate(_) => Ok(()),
+        Provenance::Stale(_) | Provenance::Pulled => Err(PipelineError::Usage(
             "the dataset was not made from the present tables by the present phases; `racealpha run` first, then audit"
                 .to_owned(),
         )),

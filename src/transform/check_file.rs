@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::TransformError;
 use super::phase::{header, names};
-use super::statements::statements;
+use super::statements::{Statement, statements};
+
+/// What a statement that prepares for the queries begins with.
+const PREPARES: &str = "CREATE OR REPLACE TEMP ";
 
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,7 +21,8 @@ pub enum Severity {
     Warning,
 }
 
-/// One check file: `-- id`, `-- severity` and what else its header says, then one or two queries.
+/// One check file: `-- id`, `-- severity` and what else its header says, `CREATE OR REPLACE TEMP` statements for what its
+/// queries share, then one or two queries.
 #[derive(Debug, Clone)]
 pub struct CheckFile {
     /// Such as `V05`.
@@ -35,6 +39,8 @@ pub struct CheckFile {
     pub allowed: String,
     /// Why it exists.
     pub why: String,
+    /// Makes what the queries share.
+    pub prepares: Vec<String>,
     /// A query for one row that is shown whatever the verdict.
     pub observation: Option<String>,
     /// The query for the offending rows.
@@ -56,7 +62,11 @@ impl CheckFile {
             _ => return Err(bad("the header needs a line `-- severity: error` or `-- severity: warning`")),
         };
         let limit = values.get("limit").map(|limit| f64::from_str(limit)).transpose();
-        let queries: Vec<String> = statements(sql).into_iter().map(|statement| statement.text.to_owned()).collect();
+        let (prepares, queries): (Vec<_>, Vec<_>) =
+            statements(sql).into_iter().partition(|statement| statement.body.starts_with(PREPARES));
+        let texts =
+            |found: Vec<Statement<'_>>| found.into_iter().map(|found| found.text.to_owned()).collect::<Vec<_>>();
+        let (prepares, queries) = (texts(prepares), texts(queries));
         let (observation, offending) = match queries.as_slice() {
             [offending] => (None, offending.clone()),
             [observation, offending] => (Some(observation.clone()), offending.clone()),
@@ -70,6 +80,7 @@ impl CheckFile {
             limit: limit.map_err(|_| bad("the line `-- limit: …` needs a number"))?,
             allowed: values.get("limits").cloned().unwrap_or_else(|| "no offending row".to_owned()),
             why: values.get("why").cloned().unwrap_or_default(),
+            prepares,
             observation,
             offending,
         })
@@ -90,10 +101,12 @@ mod tests {
     #[test]
     fn a_file_with_all_of_a_header_is_read() {
         let text = "-- id: V90\n-- severity: warning\n-- compares: previous_dataset\n-- limit: 5\n\
-                    -- limits: at most {limit} points\n-- why: so\nSELECT 1 AS one;\nSELECT 2;";
+                    -- limits: at most {limit} points\n-- why: so\n\n-- Both read it.\n\
+                    CREATE OR REPLACE TEMP TABLE t AS SELECT 1;\nSELECT 1 AS one;\nSELECT 2;";
         let check = CheckFile::parse("V90_some_thing", text).unwrap();
         assert_eq!((check.id.as_str(), check.limit, check.title().as_str()), ("V90", Some(5.0), "some thing"));
         assert_eq!(check.compares, ["previous_dataset"]);
+        assert!(check.prepares.len() == 1 && check.prepares[0].ends_with("t AS SELECT 1"));
         assert!(check.observation.unwrap().ends_with("SELECT 1 AS one") && check.offending.ends_with("SELECT 2"));
     }
 

@@ -7,6 +7,8 @@ pub(super) struct Statement<'a> {
     pub(super) line: usize,
     /// Without the semicolon.
     pub(super) text: &'a str,
+    /// The same from its first word on, without comments before it.
+    pub(super) body: &'a str,
 }
 
 /// Cuts SQL at semicolons outside of quotes and comments; pieces without a word are left out.
@@ -24,7 +26,7 @@ pub(super) fn statements(sql: &str) -> Vec<Statement<'_>> {
             }
             b';' => {
                 if let Some(word) = first_word.take() {
-                    found.push(Statement { line: line_of(sql, word), text: &sql[start..at] });
+                    found.push(Statement { line: line_of(sql, word), text: &sql[start..at], body: &sql[word..at] });
                 }
                 start = at + 1;
                 1
@@ -39,7 +41,7 @@ pub(super) fn statements(sql: &str) -> Vec<Statement<'_>> {
         at += length;
     }
     if let Some(word) = first_word {
-        found.push(Statement { line: line_of(sql, word), text: &sql[start..] });
+        found.push(Statement { line: line_of(sql, word), text: &sql[start..], body: &sql[word..] });
     }
     found
 }
@@ -62,7 +64,7 @@ mod tests {
 
     #[test]
     fn a_last_statement_needs_no_semicolon() {
-        assert_eq!(statements("SELECT 1"), [Statement { line: 1, text: "SELECT 1" }]);
+        assert_eq!(statements("SELECT 1"), [Statement { line: 1, text: "SELECT 1", body: "SELECT 1" }]);
         assert_eq!(statements(" \n-- only a comment"), []);
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value};
 
 use super::{Finding, Report};
-use crate::lake::{LakeTable, Manifest, Origin};
+use crate::lake::{LakeTable, Manifest, Origin, Version};
 use crate::pg::quote_ident;
 use crate::transform::{CheckFile, DictionaryColumn, Engine, PhaseSet, Role, Severity, TransformError, rows_as_json};
 
@@ -101,33 +101,44 @@ pub fn check_dataset(
     Ok(Report { findings })
 }
 
+/// Whether a table of the lake is what the present phases make of the present source tables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Provenance {
+    /// It is, and was made from this version.
+    UpToDate(Version),
+    /// It is not: why, and what helps.
+    Stale(String),
+    /// The phases did not make it.
+    Pulled,
+}
+
+impl Provenance {
+    /// Looks at a table of the manifest.
+    pub fn of(manifest: &Manifest, table: &LakeTable, phases: &PhaseSet) -> Self {
+        let Origin::Dataset { from, phases: fingerprint } = &table.origin else { return Self::Pulled };
+        let is_newer = |other: &LakeTable| matches!(other.origin, Origin::Source { .. }) && other.version > *from;
+        let tables = manifest.tables.iter().filter(|(_, other)| is_newer(other));
+        let newer: Vec<&str> = tables.map(|(name, _)| name.as_str()).collect();
+        if !newer.is_empty() {
+            Self::Stale(format!("{} pulled since; `racealpha run` makes it anew", newer.join(", ")))
+        } else if *fingerprint != phases.fingerprint {
+            Self::Stale("the phase files changed since; `racealpha run` makes it anew".to_owned())
+        } else {
+            Self::UpToDate(*from)
+        }
+    }
+}
+
 /// V03. A dataset exists only when no statement failed; it may still be older than the tables or the phases.
 fn check_provenance(manifest: &Manifest, table: &LakeTable, phases: &PhaseSet) -> Finding {
-    let Origin::Dataset { from, phases: fingerprint } = &table.origin else {
-        return Finding::new(
-            "V03",
-            "every phase ran without a failure",
-            Severity::Error,
-            false,
-            "the table was pulled, not made by the phases".to_owned(),
-            "made by the phases",
-        );
-    };
-    let newer: Vec<&str> = manifest
-        .tables
-        .iter()
-        .filter(|(_, other)| matches!(other.origin, Origin::Source { .. }) && other.version > *from)
-        .map(|(name, _)| name.as_str())
-        .collect();
-    let changed = *fingerprint != phases.fingerprint;
-    let observed = match (newer.as_slice(), changed) {
-        ([], false) => format!("made from version {from} by the present phases"),
-        ([], true) => "the phase files changed since; `racealpha run` makes it anew".to_owned(),
-        (newer, _) => format!("{} pulled since; `racealpha run` makes it anew", newer.join(", ")),
-    };
     // A stale dataset is whole and consistent: worth a warning, and not an error.
-    let fresh = newer.is_empty() && !changed;
-    let severity = if fresh { Severity::Error } else { Severity::Warning };
+    let (severity, fresh, observed) = match Provenance::of(manifest, table, phases) {
+        Provenance::UpToDate(from) => {
+            (Severity::Error, true, format!("made from version {from} by the present phases"))
+        }
+        Provenance::Stale(why) => (Severity::Warning, false, why),
+        Provenance::Pulled => (Severity::Error, false, "the table was pulled, not made by the phases".to_owned()),
+    };
     Finding::new(
         "V03",
         "every phase ran without a failure",
@@ -230,6 +241,9 @@ fn run_check_file(engine: &Engine, check: &CheckFile, limit: Option<f64>) -> Res
     let limit = limit.or(check.limit);
     if let Some(limit) = limit {
         engine.execute(&format!("CREATE OR REPLACE MACRO check_limit() AS CAST({limit} AS DOUBLE)"))?;
+    }
+    for statement in &check.prepares {
+        engine.execute(statement).map_err(failed)?;
     }
     let seen = check.observation.as_deref().map(|query| observe(engine, query)).transpose().map_err(failed)?;
     let mut absent = None;

@@ -6,5 +6,5 @@ mod check;
 mod report;
 
 pub use audit::{AUDIT_SOURCES, AuditPlan, AuditTable, MakeDataset, audit};
-pub use check::{BUILT_IN_CHECKS, Limits, check_dataset, check_sources};
+pub use check::{BUILT_IN_CHECKS, Limits, Provenance, check_dataset, check_sources};
 pub use report::{Finding, Report, Verdict};
