@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::pipeline::RowFormat;
 
@@ -20,7 +20,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FILE", global = true)]
     pub(super) pipeline: Option<PathBuf>,
     /// Overrides a key of the pipeline file, such as validate.min_rows=1000; may be given several times
-    #[arg(long = "set", value_name = "KEY=VALUE", global = true)]
+    #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(super) overrides: Vec<String>,
     /// The lake's folder [default: $RACEALPHA_LAKE, else data_lake]
     #[arg(long, value_name = "URL", global = true)]
@@ -36,6 +36,32 @@ pub(super) struct Arguments {
     pub(super) verbose: u8,
     #[command(subcommand)]
     pub(super) command: Command,
+}
+
+/// The name of `--set` among a command's matches.
+const OVERRIDES: &str = "overrides";
+
+impl Arguments {
+    /// Reads the command line, or ends the program with what is wrong with it.
+    ///
+    /// clap lets a global argument after the command replace the same before it. Overrides count wherever they stand,
+    /// the later after the earlier, so each command has them as an argument of its own.
+    pub(super) fn parse_all() -> Self {
+        Self::from_all(&Self::full_command().get_matches()).unwrap_or_else(|error| error.exit())
+    }
+
+    fn full_command() -> clap::Command {
+        let top = Self::command();
+        let set = top.get_arguments().find(|argument| argument.get_id() == OVERRIDES).cloned();
+        top.mut_subcommands(|command| command.args(set.clone()))
+    }
+
+    fn from_all(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut arguments = Self::from_arg_matches(matches)?;
+        let after = matches.subcommand().and_then(|(_, command)| command.get_many::<String>(OVERRIDES));
+        arguments.overrides.extend(after.into_iter().flatten().cloned());
+        Ok(arguments)
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -246,4 +272,23 @@ pub(super) struct LocalServerArguments {
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub(super) command: Vec<OsString>,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
+    use super::*;
+
+    fn overrides(line: &str) -> Vec<String> {
+        let matches = Arguments::full_command().try_get_matches_from(line.split(' ')).unwrap();
+        Arguments::from_all(&matches).unwrap().overrides
+    }
+
+    #[test]
+    fn overrides_count_before_and_after_the_command() {
+        assert_eq!(overrides("racealpha --set a=1 --set b=2 push --set a=3 --force"), ["a=1", "b=2", "a=3"]);
+        assert_eq!(overrides("racealpha status"), [""; 0]);
+        assert_eq!(overrides("racealpha local-server racealpha --set a=1"), [""; 0], "those of the inner command");
+    }
 }

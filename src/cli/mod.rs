@@ -10,8 +10,6 @@ mod views;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use args::Arguments;
 use output::Output;
 
@@ -20,7 +18,7 @@ const RUNTIME_THREADS: usize = 2;
 
 /// Parses the arguments, runs the command, prints its result.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::parse_all();
     let filter = crate::config::early_setting("RUST_LOG");
     crate::telemetry::start(filter.as_deref(), arguments.verbose, arguments.quiet);
     let output = Output::new(arguments.json, arguments.quiet);

@@ -180,23 +180,11 @@ impl PullJob<'_> {
         let pulling = Arc::new(pulling);
         let queue = self.queue(&pulling, snapshot.info().server_version);
 
-        // A failure of one ends all, and what was written is removed.
+        // A failure of one ends all.
         let all = self.cancel.child_token();
         let copied = self.copy(&snapshot, &pulling, &queue, &all).await;
         all.cancel();
-        let result = match copied {
-            Ok(shares) => self.publish(publication, &snapshot, &pulling, shares).await,
-            Err(error) => Err(error),
-        };
-        let manifest = match result {
-            Ok(manifest) => manifest,
-            Err(error) => {
-                if let Err(error) = self.lake.remove_unpublished().await {
-                    tracing::warn!(%error, "files of the failed pull remain; the next run removes them");
-                }
-                return Err(error);
-            }
-        };
+        let manifest = self.publish(publication, &snapshot, &pulling, copied?).await?;
         let pulling = Arc::into_inner(pulling).expect("all workers have ended");
         let mut report = BTreeMap::new();
         for done in pulling {

@@ -194,6 +194,11 @@ pub(super) async fn with_run<T>(
     let run = Run { id, lake, steps: Arc::default(), _lock: lock };
     let result = steps(&run).await;
 
+    if result.is_err()
+        && let Err(error) = run.lake.remove_unpublished().await
+    {
+        tracing::warn!(%error, "files of the failed run remain; the next run removes them");
+    }
     record.finished = Some(Utc::now());
     record.steps = run.steps();
     record.version_after = run.lake.latest().await?.map(|manifest| manifest.version);

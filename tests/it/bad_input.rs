@@ -110,6 +110,7 @@ async fn phases_that_multiply_rows_or_add_unknown_columns_publish_nothing() -> R
     let twice = "CREATE TABLE d AS SELECT race_id FROM races CROSS JOIN (VALUES (1), (2)) AS twice (n);";
     let ran = one_phase(&workspace, twice)?;
     assert_fails(&ran, 3, "the phases gave d several rows for one (race_id): {\"race_id\":");
+    assert_eq!(workspace.lake_files("tables/d").len(), 1, "the blocked run's files are gone");
     let more = "CREATE TABLE d AS SELECT race_id, race_date AS day FROM races;";
     assert_fails(&one_phase(&workspace, more)?, 3, "01_d.sql: d has column day, which the dictionary does not have");
     let untrue = "CREATE TABLE d AS SELECT race_id FROM races JOIN race_results USING (race_id);";
