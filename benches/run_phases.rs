@@ -6,7 +6,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use racealpha::config::{Pipeline, Settings};
 use racealpha::fixtures::{FixtureOptions, load};
 use racealpha::pg::{DatabaseUrl, LocalServer, ServerOptions, Session};
-use racealpha::pipeline::{Context, TransformOptions, pull, transform};
+use racealpha::pipeline::{Context, PullOptions, TransformOptions, pull, transform};
 use racealpha::progress::Progress;
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +25,7 @@ async fn pulled(lake: &str) -> Context {
     let options = FixtureOptions { races: RACES, seed: SEED };
     load(&mut session, &options, &context.progress, &context.cancel).await.unwrap();
     drop(session);
-    pull(&context, &[]).await.unwrap();
+    pull(&context, &[], PullOptions::default()).await.unwrap();
     context
 }
 

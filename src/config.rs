@@ -77,6 +77,9 @@ pub struct Pipeline {
     pub jobs: Option<usize>,
     /// DuckDB's memory limit, such as `4GB`.
     pub memory: Option<String>,
+    /// How tables are pulled.
+    #[serde(default)]
+    pub pull: PullConfig,
     /// The source tables.
     pub tables: Vec<TableConfig>,
     /// The dataset that the phases make.
@@ -114,6 +117,8 @@ pub struct TableConfig {
     /// Whether its rows exist only after their event.
     #[serde(default)]
     pub after_event: bool,
+    /// What tells which rows an incremental pull takes: a column that every change sets to the present time, or `xmin`.
+    pub watermark: Option<String>,
 }
 
 fn yes() -> bool {
@@ -215,6 +220,37 @@ pub struct TargetConfig {
     /// Whether a push also brings the views of the phases for Postgres up to date.
     #[serde(default)]
     pub views: bool,
+}
+
+/// How tables are pulled.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PullConfig {
+    /// What happens when a source table has a column that its last version in the lake lacks.
+    pub on_added: DriftPolicy,
+    /// What happens when it lacks one, or has it under another name.
+    pub on_dropped: DriftPolicy,
+    /// What happens when a column has another type.
+    pub on_retyped: DriftPolicy,
+}
+
+impl Default for PullConfig {
+    fn default() -> Self {
+        let if_read = DriftPolicy::ErrorIfRead;
+        Self { on_added: DriftPolicy::Accept, on_dropped: if_read, on_retyped: if_read }
+    }
+}
+
+/// What happens when a column of a source table changed since the last pull.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DriftPolicy {
+    /// It is pulled as it is now, and reported.
+    Accept,
+    /// Nothing is pulled when a phase, a check or a setting names the column; otherwise as `accept`.
+    ErrorIfRead,
+    /// Nothing is pulled.
+    Error,
 }
 
 /// Limits of the checks.
@@ -327,6 +363,10 @@ impl Pipeline {
             .into_iter()
             .find(|(_, count)| !(1..=AUDIT_TRIES_MAX).contains(count))
             .map(|(key, count)| format!("validate.{key} is {count}; expected a number from 1 to {AUDIT_TRIES_MAX}"));
+        let no_key = no_key.or_else(|| {
+            let marked = self.tables.iter().find(|table| table.watermark.is_some() && table.key.is_empty());
+            marked.map(|table| format!("table {} has a watermark and no key to match changed rows by", table.name))
+        });
         match twice.or(bad_name).or(no_key).or(backup).or(jobs).or(no_event_table).or(audit) {
             Some(message) => Err(ConfigError::Invalid { origin: origin.to_owned(), message }),
             None => Ok(self),

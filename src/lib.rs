@@ -14,7 +14,7 @@
 //! | [`wire`] | COPY BINARY bytes to fields and back | - | Arrow, sockets |
 //! | [`columnar`] | fields to Arrow arrays and back | wire | connections, files |
 //! | [`pg`] | sessions, quoting, the catalogue, a private server | - | Arrow, the lake |
-//! | [`source`] | one snapshot, ctid ranges, COPY streams | pg | Arrow, the lake |
+//! | [`source`] | one snapshot and what it has seen, ctid ranges, COPY streams | pg | Arrow, the lake |
 //! | [`lake`] | Parquet files and the manifests that make them visible | - | Postgres, DuckDB |
 //! | [`transform`] | phases over views of the lake | lake | Postgres |
 //! | [`validate`] | checks of tables and dataset, the point-in-time audit | transform, lake | Postgres |
@@ -27,7 +27,8 @@
 //!
 //! - `wire` and `columnar` do no I/O and do not panic, whatever bytes arrive.
 //! - A table in the lake is visible only through a manifest; a manifest is created once and never changed.
-//! - `push` never writes the live table: one transaction renames, and the backup stays until the next push succeeds.
+//! - `push` never writes the live table that it replaces: one transaction renames, and the backup stays until the next push
+//!   succeeds. Into a table that others own it inserts the rows that are missing, and touches no other.
 //! - Only `pipeline` names two steps. Phases read and write DuckDB only, but for those marked for Postgres. No row value is ever logged.
 //! - Every queue, batch, retry and timeout has a bound, and the bound has a name.
 

@@ -70,7 +70,9 @@ pub(super) enum Command {
     #[command(after_help = "Example: racealpha status")]
     Status,
     /// Copies source tables into the lake, all in one consistent snapshot
-    #[command(after_help = "Example: DATABASE_URL=postgres://… racealpha pull --jobs 4")]
+    #[command(
+        after_help = "Example: DATABASE_URL=postgres://… racealpha pull --jobs 4\n         racealpha pull --incremental --detect-deletes"
+    )]
     Pull(PullArguments),
     /// Runs the SQL phases over the lake and publishes the dataset there
     #[command(after_help = "Example: racealpha run --from 2")]
@@ -129,6 +131,12 @@ pub(super) struct JobsArguments {
 pub(super) struct PullArguments {
     /// Tables to pull [default: all of the pipeline file]
     pub(super) tables: Vec<String>,
+    /// Takes only rows that changed since the last pull, of tables to which the pipeline file gives a watermark
+    #[arg(long)]
+    pub(super) incremental: bool,
+    /// Compares all keys with the lake's and removes rows that are gone
+    #[arg(long, requires = "incremental")]
+    pub(super) detect_deletes: bool,
     #[command(flatten)]
     pub(super) jobs: JobsArguments,
 }

@@ -13,7 +13,7 @@ use crate::config::{Flags, Pipeline, Settings};
 use crate::fixtures::{self, FixtureOptions};
 use crate::pg::{DatabaseUrl, LocalServer, ServerOptions, Session};
 use crate::pipeline::{
-    self, Context, DemoOptions, FeatureReport, PipelineError, RowFormat, TransformOptions, ValidateOptions,
+    self, Context, DemoOptions, FeatureReport, PipelineError, PullOptions, RowFormat, TransformOptions, ValidateOptions,
 };
 use crate::progress::Progress;
 
@@ -52,7 +52,8 @@ async fn command(context: &Context, arguments: Arguments, output: Output) -> any
             printing(move || output.result(&report, views::status))
         }
         Command::Pull(pull) => {
-            let report = pipeline::pull(context, &pull.tables).await?;
+            let options = PullOptions { incremental: pull.incremental, detect_deletes: pull.detect_deletes };
+            let report = pipeline::pull(context, &pull.tables, options).await?;
             printing(move || output.result(&report, views::pull))
         }
         Command::Run(run) => {

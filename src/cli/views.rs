@@ -9,8 +9,8 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use super::output::{bytes, count, rate, seconds, table};
 use crate::fixtures::FixtureReport;
 use crate::pipeline::{
-    DemoReport, ExportReport, PreviewReport, PullReport, Pushed, RebuildReport, RunRecord, RunState, StatusReport,
-    TargetLook, TestReport, TransformReport, ValidateReport,
+    DemoReport, ExportReport, PreviewReport, PullMode, PullReport, Pushed, RebuildReport, RunRecord, RunState,
+    StatusReport, TargetLook, TestReport, TransformReport, ValidateReport,
 };
 use crate::push::{InsertReport, PushMode, PushReport, RollbackReport, SwapReport, ViewsReport};
 use crate::validate::Verdict;
@@ -101,18 +101,36 @@ pub(super) fn pull(report: &PullReport) -> String {
             bytes(table.wire_bytes),
             bytes(table.parquet_bytes),
             table.files.to_string(),
+            pulled_how(&table.mode),
         ]
     });
+    let changed = report
+        .tables
+        .iter()
+        .flat_map(|(name, table)| table.drift.iter().map(move |change| format!("\n{name}: {change}")));
+    let changed: String = changed.collect();
     let wire = report.tables.values().map(|table| table.wire_bytes).sum();
     format!(
-        "{}\nlake version {}: snapshot of {}, {} over {} connections ({})",
-        table(&["table", "#rows", "#from the server", "#in the lake", "#files"], rows),
+        "{}{changed}\nlake version {}: snapshot of {}, {} over {} connections ({})",
+        table(&["table", "#rows", "#from the server", "#in the lake", "#files", "how"], rows),
         report.version,
         report.snapshot.time,
         seconds(report.seconds),
         report.connections,
         rate(wire, report.seconds)
     )
+}
+
+fn pulled_how(mode: &PullMode) -> String {
+    match mode {
+        PullMode::Full { why: None } => "all rows".to_owned(),
+        PullMode::Full { why: Some(why) } => format!("all rows: {why}"),
+        PullMode::Incremental(merged) => {
+            let new = merged.received - merged.replaced.min(merged.received);
+            let removed = merged.removed.map_or(String::new(), |removed| format!(", {} removed", count(removed)));
+            format!("{} new, {} changed{removed}", count(new), count(merged.replaced))
+        }
+    }
 }
 
 pub(super) fn transform(report: &TransformReport) -> String {

@@ -5,7 +5,10 @@ use std::fmt;
 
 use arrow::datatypes::SchemaRef;
 use chrono::{DateTime, Utc};
+use object_store::path::Path;
 use serde::{Deserialize, Serialize};
+
+use super::{LakeError, PartitionTransform};
 
 /// A version of the lake; the first is 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -83,6 +86,9 @@ pub enum Origin {
         /// The widest value of each unbounded numeric column: digits before and after the point, and whether NaN or
         /// an infinity occurred.
         numeric_seen: BTreeMap<String, (u32, u32, bool)>,
+        /// What the next pull of the table compares with and goes on from.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mark: Option<Box<SourceMark>>,
     },
     /// Made by the phases from the tables of a lake version.
     Dataset {
@@ -91,6 +97,34 @@ pub enum Origin {
         /// Fingerprint of the phase files.
         phases: String,
     },
+}
+
+/// What a pull noted of a source table besides its rows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceMark {
+    /// The table's oid, which a table made anew under the same name does not have.
+    pub oid: u32,
+    /// The numbers of its columns, which they keep when they are renamed.
+    pub columns: BTreeMap<String, i16>,
+    /// The columns that tell its rows apart.
+    pub key: Vec<String>,
+    /// How its rows are spread over folders.
+    pub partition_by: Vec<PartitionTransform>,
+    /// What the snapshot had seen for sure; none where the server did not tell.
+    pub watermark: Option<SnapshotMark>,
+}
+
+/// What a snapshot had seen for sure.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotMark {
+    /// The server, its history and the database.
+    pub server: String,
+    /// Every transaction below had ended; 64 bits, so it never wraps around.
+    pub xmin: u64,
+    /// Every transaction that began earlier had ended: RFC 3339 in UTC; none when not all sessions could be seen.
+    pub time: Option<String>,
 }
 
 /// One Parquet file.
@@ -107,6 +141,20 @@ pub struct DataFile {
     pub partition: BTreeMap<String, String>,
     /// Least and greatest value of the key and date columns, where the file has any.
     pub ranges: BTreeMap<String, ValueRange>,
+}
+
+impl DataFile {
+    /// The object that holds it. Its path is what the store said, so it is not encoded again.
+    ///
+    /// # Errors
+    /// [`LakeError::Read`] for a path that no store would give.
+    pub fn object(&self) -> Result<Path, LakeError> {
+        let failed = |source: object_store::path::Error| LakeError::Read {
+            path: Path::from(self.path.as_str()),
+            source: source.into(),
+        };
+        Path::parse(&self.path).map_err(failed)
+    }
 }
 
 /// Least and greatest value of a column in a file: numbers as themselves, dates and times as days or microseconds

@@ -21,9 +21,9 @@ mod writer;
 
 pub use error::LakeError;
 pub use lock::LakeLock;
-pub use manifest::{DataFile, LakeTable, Manifest, Origin, ValueRange, Version};
+pub use manifest::{DataFile, LakeTable, Manifest, Origin, SnapshotMark, SourceMark, ValueRange, Version};
 pub use partition::{BadTransform, PartitionTransform};
 pub use publish::Publication;
-pub use reader::read_table;
+pub use reader::{read_file, read_table};
 pub use store::Lake;
 pub use writer::{TableLayout, TableWriter};

@@ -87,7 +87,8 @@ impl fmt::Display for PartitionTransform {
 }
 
 impl PartitionTransform {
-    fn column(&self) -> &str {
+    /// The column whose value it takes.
+    pub fn column(&self) -> &str {
         match self {
             Self::Identity(c) | Self::Year(c) | Self::Month(c) | Self::Day(c) | Self::Bucket(_, c) => c,
         }

@@ -89,6 +89,11 @@ impl Publication {
         Ok(Self { lake: lake.clone(), base: lake.latest().await?, run_id: run_id.to_owned() })
     }
 
+    /// The version that it is based on.
+    pub fn base(&self) -> Option<&Manifest> {
+        self.base.as_ref()
+    }
+
     /// The version it will be.
     pub fn version(&self) -> Version {
         self.base.as_ref().map_or(Version(1), |base| base.version.next())

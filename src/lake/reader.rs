@@ -23,14 +23,22 @@ const BATCH_ROWS: usize = 8192;
 /// Streams a table's rows in file order. Memory: one batch and the compressed row group it comes from.
 pub fn read_table(lake: &Lake, table: &LakeTable) -> impl Stream<Item = Result<RecordBatch, LakeError>> + use<> {
     let lake = lake.clone();
-    stream::iter(table.files.clone()).then(move |file| open_file(lake.clone(), file)).try_flatten()
+    let open = move |file: DataFile| {
+        let lake = lake.clone();
+        async move { read_file(&lake, &file).await }
+    };
+    stream::iter(table.files.clone()).then(open).try_flatten()
 }
 
-async fn open_file(
-    lake: Lake,
-    file: DataFile,
-) -> Result<impl Stream<Item = Result<RecordBatch, LakeError>>, LakeError> {
-    let path = Path::from(file.path.as_str());
+/// Streams a file's rows in their order.
+///
+/// # Errors
+/// [`LakeError::Read`].
+pub async fn read_file(
+    lake: &Lake,
+    file: &DataFile,
+) -> Result<impl Stream<Item = Result<RecordBatch, LakeError>> + use<>, LakeError> {
+    let path = file.object()?;
     let object = StoredFile { store: Arc::clone(lake.store()), path: path.clone(), bytes: file.bytes };
     let failed = move |source: ParquetError| LakeError::Read { path: path.clone(), source: source.into() };
     let builder = ParquetRecordBatchStreamBuilder::new(object).await.map_err(failed.clone())?;

@@ -48,6 +48,21 @@ pub enum PipelineError {
     /// The phases or checks could not run.
     #[error(transparent)]
     Transform(#[from] TransformError),
+    /// Columns of the source changed in ways that the pipeline file does not accept.
+    #[error("the source changed, and nothing was pulled: {0}")]
+    Drift(String),
+    /// A merge of changed rows lacks rows that the source has.
+    #[error(
+        "{table} has {sent} rows, and {rows} after the changed ones were merged: rows were written without moving its watermark; pull it without --incremental, or use watermark = \"xmin\""
+    )]
+    Watermark {
+        /// The lake table.
+        table: String,
+        /// Rows after the merge.
+        rows: u64,
+        /// Rows of the source.
+        sent: u64,
+    },
     /// A check blocks the command.
     #[error("blocked by validation: {0}")]
     Blocked(String),
@@ -109,7 +124,7 @@ impl PipelineError {
     pub fn failure(&self) -> Failure {
         match self {
             Self::Config(_) | Self::Usage(_) | Self::Transform(TransformError::NoPhase { .. }) => Failure::Usage,
-            Self::Blocked(_) => Failure::Blocked,
+            Self::Blocked(_) | Self::Drift(_) | Self::Watermark { .. } => Failure::Blocked,
             Self::Cancelled
             | Self::Source(SourceError::Cancelled)
             | Self::Transform(TransformError::Cancelled)

@@ -3,9 +3,11 @@
 
 mod audit;
 mod demo;
+mod drift;
 mod error;
 mod export;
 mod features;
+mod incremental;
 mod preview;
 mod pull;
 mod push;
@@ -20,11 +22,13 @@ mod transform;
 mod validate;
 
 pub use demo::{DemoOptions, DemoReport, KeptServer, TargetLook, demo};
+pub use drift::ColumnDrift;
 pub use error::{Failure, PipelineError};
 pub use export::{ExportReport, export};
 pub use features::{FeatureReport, features};
+pub use incremental::{Merged, PullMode};
 pub use preview::{ColumnChange, PreviewReport, preview};
-pub use pull::{PullReport, PulledTable, pull};
+pub use pull::{PullOptions, PullReport, PulledTable, pull};
 pub use push::{Pushed, push, rollback};
 pub use query::{query, query_into};
 pub use rebuild::{RebuildReport, rebuild};

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::runtime::Handle;
 
-use super::pull::{PullJob, TablePull};
+use super::pull::{PullJob, PullOptions, TablePull};
 use super::push::target_of;
 use super::validate::dataset_of;
 use super::{Context, PipelineError};
@@ -110,12 +110,16 @@ pub async fn preview(context: &Context, table: Option<&str>) -> Result<PreviewRe
             progress: &context.progress,
             step: Step::Preview,
             cancel: &context.cancel,
+            limits: context.engine_limits(&lake),
+            options: PullOptions::default(),
+            check_drift: &|_| Ok(()),
         };
         let table = TablePull {
             name: LIVE.to_owned(),
             source: options.table.clone(),
             key: options.key.clone(),
             partition_by: Vec::new(),
+            watermark: None,
         };
         job.pull(&[table]).await?;
         let live = beside.require_latest().await?;

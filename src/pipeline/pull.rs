@@ -20,23 +20,29 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use super::drift::{self, ColumnDrift};
+use super::incremental::{Candidate, Increment, Merge, Merged, PullMode, column_numbers};
 use super::run::with_run;
 use super::{Context, PipelineError, Run};
 use crate::columnar::{BatchBuilder, NumericSeen, schema_for};
 use crate::config::{Pipeline, TableConfig};
 use crate::lake::{
-    DataFile, Lake, LakeError, LakeTable, Origin, PartitionTransform, Publication, TableLayout, TableWriter, Version,
+    DataFile, Lake, LakeError, LakeTable, Manifest, Origin, PartitionTransform, Publication, SnapshotMark, SourceMark,
+    TableLayout, TableWriter, Version,
 };
 use crate::pg::{DatabaseUrl, RelationInfo, Session, describe_table};
 use crate::progress::{Progress, Step, Work};
 use crate::schema::TableName;
 use crate::source::{CopyRange, CopyStream, SharedSnapshot, SnapshotInfo, SourceError, plan_ranges};
+use crate::transform::EngineLimits;
 use crate::wire::CopyDecoder;
 
 /// Rows of a record batch at most.
 const BATCH_ROWS_MAX: usize = 16_384;
 /// Wire bytes of a record batch at most.
 const BATCH_BYTES_MAX: usize = 1 << 20;
+/// What the folder of a table's keys has after the table's name; no lake table can be called so.
+const KEYS: &str = "@keys";
 /// Batches that wait for the encoder; a slow disk then slows the server down instead of filling memory.
 const QUEUED_BATCHES_MAX: usize = 1;
 
@@ -66,6 +72,21 @@ pub struct PulledTable {
     pub wire_bytes: u64,
     /// Its files.
     pub files: usize,
+    /// Whether all rows were pulled or those that changed.
+    #[serde(flatten)]
+    pub mode: PullMode,
+    /// Columns that changed since its last version in the lake.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub drift: Vec<ColumnDrift>,
+}
+
+/// What is pulled of the tables.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PullOptions {
+    /// Only rows that changed since the last pull, of tables with a watermark.
+    pub incremental: bool,
+    /// Also compares all keys, to find rows that are gone.
+    pub detect_deletes: bool,
 }
 
 /// A table to pull.
@@ -75,6 +96,8 @@ pub(super) struct TablePull {
     pub(super) source: TableName,
     pub(super) key: Vec<String>,
     pub(super) partition_by: Vec<PartitionTransform>,
+    /// `xmin`, a column, or nothing.
+    pub(super) watermark: Option<String>,
 }
 
 impl From<&TableConfig> for TablePull {
@@ -84,6 +107,7 @@ impl From<&TableConfig> for TablePull {
             source: table.source_table(),
             key: table.key.clone(),
             partition_by: table.partition_by.clone(),
+            watermark: table.watermark.clone(),
         }
     }
 }
@@ -92,10 +116,10 @@ impl From<&TableConfig> for TablePull {
 ///
 /// # Errors
 /// [`PipelineError`]; the lake's previous version stays as it was.
-pub async fn pull(context: &Context, only: &[String]) -> Result<PullReport, PipelineError> {
+pub async fn pull(context: &Context, only: &[String], options: PullOptions) -> Result<PullReport, PipelineError> {
     let tables = chosen(&context.pipeline, only)?;
     context.settings.source()?;
-    with_run(context, "pull", async |run| pull_tables(context, run, &tables).await).await
+    with_run(context, "pull", async |run| pull_tables(context, run, &tables, options).await).await
 }
 
 fn chosen(pipeline: &Pipeline, only: &[String]) -> Result<Vec<TablePull>, PipelineError> {
@@ -113,10 +137,19 @@ fn chosen(pipeline: &Pipeline, only: &[String]) -> Result<Vec<TablePull>, Pipeli
 
 /// Pulls all tables of the pipeline as a step of a run.
 pub(super) async fn pull_all(context: &Context, run: &Run) -> Result<PullReport, PipelineError> {
-    pull_tables(context, run, &chosen(&context.pipeline, &[])?).await
+    pull_tables(context, run, &chosen(&context.pipeline, &[])?, PullOptions::default()).await
 }
 
-async fn pull_tables(context: &Context, run: &Run, tables: &[TablePull]) -> Result<PullReport, PipelineError> {
+async fn pull_tables(
+    context: &Context,
+    run: &Run,
+    tables: &[TablePull],
+    options: PullOptions,
+) -> Result<PullReport, PipelineError> {
+    let check_drift = |drift: &Drifts| match drift.is_empty() {
+        true => Ok(()),
+        false => drift::refuse(&context.pipeline, &context.phases()?, drift),
+    };
     let url = context.settings.source()?;
     let job = PullJob {
         url,
@@ -126,6 +159,9 @@ async fn pull_tables(context: &Context, run: &Run, tables: &[TablePull]) -> Resu
         progress: &context.progress,
         step: Step::Pull,
         cancel: &context.cancel,
+        limits: context.engine_limits(&run.lake),
+        options,
+        check_drift: &check_drift,
     };
     let started = Instant::now();
     let report = job.pull(tables).await?;
@@ -144,7 +180,15 @@ pub(super) struct PullJob<'a> {
     pub(super) progress: &'a Progress,
     pub(super) step: Step,
     pub(super) cancel: &'a CancellationToken,
+    /// What a merge may use.
+    pub(super) limits: EngineLimits,
+    pub(super) options: PullOptions,
+    /// Decides whether columns may have changed as they did.
+    pub(super) check_drift: &'a (dyn Fn(&Drifts) -> Result<(), PipelineError> + Sync),
 }
+
+/// Changed columns by table, with the version that had them otherwise.
+pub(super) type Drifts = BTreeMap<String, (Version, Vec<ColumnDrift>)>;
 
 /// A table that is being pulled, shared by all workers.
 struct Pulling {
@@ -153,6 +197,49 @@ struct Pulling {
     schema: SchemaRef,
     layout: TableLayout,
     work: Work,
+    mark: SourceMark,
+    drift: Vec<ColumnDrift>,
+    part: Part,
+}
+
+/// Which rows are pulled.
+enum Part {
+    /// All; with the reason why it is not only those that changed, when that was asked for.
+    Whole(Option<String>),
+    /// Those that changed.
+    Changed(Box<Increment>),
+    /// The keys of all rows of the table at this place, which precedes.
+    KeysOf(usize),
+}
+
+impl Pulling {
+    fn condition(&self) -> Option<&str> {
+        match &self.part {
+            Part::Changed(increment) => Some(&increment.condition),
+            Part::Whole(_) | Part::KeysOf(_) => None,
+        }
+    }
+
+    /// The keys of all rows, as a table of their own that no manifest names.
+    fn keys(&self, index: usize, work: Work) -> Self {
+        let mut relation = self.relation.clone();
+        relation.schema.columns.retain(|column| self.table.key.contains(&column.name));
+        let layout = TableLayout {
+            table: format!("{}{KEYS}", self.table.name),
+            partition_by: Vec::new(),
+            ..self.layout.clone()
+        };
+        Self {
+            table: self.table.clone(),
+            schema: schema_for(&relation.schema),
+            relation,
+            layout,
+            work,
+            mark: self.mark.clone(),
+            drift: Vec::new(),
+            part: Part::KeysOf(index),
+        }
+    }
 }
 
 /// What one worker's share of a table came to.
@@ -162,6 +249,20 @@ struct Share {
     /// Rows that the server says it sent.
     rows_sent: u64,
     seen: Vec<Option<NumericSeen>>,
+}
+
+impl Share {
+    /// Takes in what unbounded numerics of the last version needed: its rows are part of the table.
+    fn widen(&mut self, schema: &SchemaRef, last: &LakeTable) {
+        let Origin::Source { numeric_seen, .. } = &last.origin else { return };
+        self.seen.resize(schema.fields().len(), None);
+        for (seen, field) in self.seen.iter_mut().zip(schema.fields()) {
+            if let Some((integer_digits, scale, special)) = numeric_seen.get(field.name()).copied() {
+                let before = NumericSeen { integer_digits, scale, special };
+                *seen = Some(seen.as_ref().map_or(before, |seen| seen.union(before)));
+            }
+        }
+    }
 }
 
 type Queue = Arc<Mutex<VecDeque<(usize, CopyRange)>>>;
@@ -174,8 +275,12 @@ impl PullJob<'_> {
         let snapshot = unless_cancelled(self.cancel, SharedSnapshot::open(self.url)).await??;
         let mut pulling = Vec::with_capacity(tables.len());
         for table in tables {
-            let described = self.describe(&snapshot, table, publication.version());
+            let described = self.describe(&snapshot, table, &publication);
             pulling.push(unless_cancelled(self.cancel, described).await??);
+        }
+        self.report_drift(&publication, &pulling)?;
+        if self.options.incremental {
+            self.plan_increments(&snapshot, &publication, &mut pulling).await?;
         }
         let pulling = Arc::new(pulling);
         let queue = self.queue(&pulling, snapshot.info().server_version);
@@ -184,20 +289,25 @@ impl PullJob<'_> {
         let all = self.cancel.child_token();
         let copied = self.copy(&snapshot, &pulling, &queue, &all).await;
         all.cancel();
-        let manifest = self.publish(publication, &snapshot, &pulling, copied?).await?;
+        let (manifest, mut merged) = self.publish(publication, &snapshot, &pulling, copied?).await?;
         let pulling = Arc::into_inner(pulling).expect("all workers have ended");
         let mut report = BTreeMap::new();
         for done in pulling {
-            let table = &manifest.tables[&done.table.name];
-            report.insert(
-                done.table.name.clone(),
-                PulledTable {
-                    rows: table.rows,
-                    parquet_bytes: table.bytes,
-                    wire_bytes: done.work.counters().bytes(),
-                    files: table.files.len(),
-                },
-            );
+            let (name, wire_bytes) = (done.table.name.clone(), done.work.counters().bytes());
+            let table = &manifest.tables[&name];
+            let mode = match done.part {
+                Part::Whole(why) => PullMode::Full { why },
+                Part::Changed(_) => PullMode::Incremental(merged.remove(&name).unwrap_or_default()),
+                Part::KeysOf(_) => {
+                    // The table itself precedes.
+                    report.entry(name).and_modify(|table: &mut PulledTable| table.wire_bytes += wire_bytes);
+                    done.work.finish();
+                    continue;
+                }
+            };
+            let (rows, parquet_bytes, files) = (table.rows, table.bytes, table.files.len());
+            let drift = done.drift;
+            report.insert(name, PulledTable { rows, parquet_bytes, wire_bytes, files, mode, drift });
             done.work.finish();
         }
         Ok(PullReport {
@@ -213,7 +323,7 @@ impl PullJob<'_> {
         &self,
         snapshot: &SharedSnapshot,
         table: &TablePull,
-        version: Version,
+        publication: &Publication,
     ) -> Result<Pulling, PipelineError> {
         let relation = describe_table(snapshot.session(), &table.source).await.map_err(SourceError::from)?;
         if relation.schema.columns.is_empty() {
@@ -223,11 +333,24 @@ impl PullJob<'_> {
             )));
         }
         let work = self.progress.start(self.step, &table.name, relation.rows_estimated);
+        let mark = SourceMark {
+            oid: relation.oid,
+            columns: column_numbers(snapshot.session(), &relation).await?,
+            key: table.key.clone(),
+            partition_by: table.partition_by.clone(),
+            watermark: snapshot.watermark().map(|seen| SnapshotMark {
+                server: seen.server.clone(),
+                xmin: seen.xmin,
+                time: seen.time.clone(),
+            }),
+        };
+        let last = publication.base().and_then(|base| base.tables.get(&table.name));
+        let drift = last.map(|last| drift::compare(last, &relation.schema, &mark)).unwrap_or_default();
         Ok(Pulling {
             schema: schema_for(&relation.schema),
             layout: TableLayout {
                 table: table.name.clone(),
-                version,
+                version: publication.version(),
                 run_id: self.run_id.to_owned(),
                 key: table.key.clone(),
                 partition_by: table.partition_by.clone(),
@@ -235,7 +358,62 @@ impl PullJob<'_> {
             table: table.clone(),
             relation,
             work,
+            mark,
+            drift,
+            part: Part::Whole(None),
         })
+    }
+
+    /// Says what changed in the tables' columns before any row is pulled, or refuses it.
+    fn report_drift(&self, publication: &Publication, pulling: &[Pulling]) -> Result<(), PipelineError> {
+        let Some(base) = publication.base() else { return Ok(()) };
+        let changed = pulling.iter().filter(|table| !table.drift.is_empty());
+        let drift: Drifts = changed
+            .filter_map(|table| {
+                let name = &table.table.name;
+                Some((name.clone(), (base.tables.get(name)?.version, table.drift.clone())))
+            })
+            .collect();
+        (self.check_drift)(&drift)?;
+        for (name, (version, changes)) in drift {
+            for change in changes {
+                self.progress.warn(self.step, format!("{name}: {change} since lake version {version}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides for each table whether only changed rows are pulled, and adds the keys of those whose rows may be gone.
+    async fn plan_increments(
+        &self,
+        snapshot: &SharedSnapshot,
+        publication: &Publication,
+        pulling: &mut Vec<Pulling>,
+    ) -> Result<(), PipelineError> {
+        let mut keys = Vec::new();
+        for (index, table) in pulling.iter_mut().enumerate() {
+            let candidate = Candidate {
+                relation: &table.relation,
+                schema: &table.schema,
+                by: table.table.watermark.as_deref(),
+                mark: &table.mark,
+                watermark: snapshot.watermark(),
+                last: publication.base().and_then(|base| base.tables.get(&table.table.name)),
+            };
+            let planned = unless_cancelled(self.cancel, candidate.plan(snapshot.session())).await??;
+            table.part = match planned {
+                Ok(increment) => {
+                    if self.options.detect_deletes {
+                        let name = format!("{} keys", table.table.name);
+                        keys.push(table.keys(index, self.progress.start(self.step, name, Some(increment.rows()))));
+                    }
+                    Part::Changed(Box::new(increment))
+                }
+                Err(why) => Part::Whole(Some(why)),
+            };
+        }
+        pulling.extend(keys);
+        Ok(())
     }
 
     /// Ranges of the largest table first, so that the connections end together.
@@ -243,7 +421,10 @@ impl PullJob<'_> {
         let mut order: Vec<usize> = (0..pulling.len()).collect();
         order.sort_by_key(|index| std::cmp::Reverse(pulling[*index].relation.pages));
         let ranges = order.into_iter().flat_map(|index| {
-            let ranges = plan_ranges(&pulling[index].relation, server_version, self.connections as u64);
+            let ranges = match &pulling[index].part {
+                Part::Changed(increment) if increment.by_index => vec![CopyRange::ALL],
+                _ => plan_ranges(&pulling[index].relation, server_version, self.connections as u64),
+            };
             ranges.into_iter().map(move |range| (index, range))
         });
         Arc::new(Mutex::new(ranges.collect()))
@@ -304,7 +485,7 @@ impl PullJob<'_> {
         snapshot: &SharedSnapshot,
         pulling: &[Pulling],
         shares: Vec<(usize, Share)>,
-    ) -> Result<crate::lake::Manifest, PipelineError> {
+    ) -> Result<(Manifest, BTreeMap<String, Merged>), PipelineError> {
         let mut joined: Vec<Share> = pulling.iter().map(|_| Share::default()).collect();
         for (index, share) in shares {
             let into = &mut joined[index];
@@ -315,19 +496,79 @@ impl PullJob<'_> {
                 seen => seen.iter().zip(share.seen).map(|(a, b)| Some(a.as_ref()?.union(b?))).collect(),
             };
         }
-        let mut tables = BTreeMap::new();
-        for (pulling, mut share) in pulling.iter().zip(joined) {
+        let mut present = BTreeMap::new();
+        for (table, share) in pulling.iter().zip(&mut joined) {
+            if let Part::KeysOf(index) = table.part {
+                present.insert(index, std::mem::take(&mut share.files));
+            }
+        }
+        let (mut tables, mut merges) = (BTreeMap::new(), BTreeMap::new());
+        for (index, (table, mut share)) in pulling.iter().zip(joined).enumerate() {
+            let (name, mut last) = (table.table.name.clone(), None);
+            match &table.part {
+                Part::KeysOf(_) => continue,
+                Part::Whole(_) => {}
+                Part::Changed(increment) => {
+                    let merged = self.merge(table, increment, &mut share, present.remove(&index)).await?;
+                    last = Some(increment.last()).filter(|_| merged.is_unchanged());
+                    merges.insert(name.clone(), merged);
+                }
+            }
             if share.files.iter().all(|file| file.rows == 0) {
-                share.files = self.write_empty(pulling).await?;
+                share.files = self.write_empty(table).await?;
             }
             share.files.sort_by(|a, b| a.path.cmp(&b.path));
-            let table = lake_table(pulling, share, publication.version(), self.run_id, snapshot.info());
-            tables.insert(pulling.table.name.clone(), table);
+            let mut made = lake_table(table, share, publication.version(), self.run_id, snapshot.info());
+            if let Some(last) = last {
+                // The same files, known to be right at a later time: what was made of them is not stale.
+                (made.version, made.run_id, made.created) = (last.version, last.run_id.clone(), last.created);
+            }
+            tables.insert(name, made);
         }
         if self.cancel.is_cancelled() {
             return Err(PipelineError::Cancelled);
         }
-        Ok(publication.publish(tables).await?)
+        Ok((publication.publish(tables).await?, merges))
+    }
+
+    /// Puts the rows received into the last version's table: `share` then has all its files, and the server's count.
+    async fn merge(
+        &self,
+        table: &Pulling,
+        increment: &Increment,
+        share: &mut Share,
+        present: Option<Vec<DataFile>>,
+    ) -> Result<Merged, PipelineError> {
+        let merge = Merge {
+            lake: self.lake.clone(),
+            runtime: Handle::current(),
+            limits: self.limits.clone(),
+            cancel: self.cancel.clone(),
+            layout: table.layout.clone(),
+            schema: Arc::clone(&table.schema),
+            old: increment.last().files.clone(),
+            received: std::mem::take(&mut share.files),
+            present: present.clone(),
+        };
+        let (files, mut merged) = tokio::task::spawn_blocking(move || merge.run()).await??;
+        for file in present.into_iter().flatten() {
+            self.lake.delete(&file.object()?).await?;
+        }
+        let rows = files.iter().map(|file| file.rows).sum();
+        increment.verify(&table.table.name, rows, &mut merged)?;
+        if merged.surplus > 0 {
+            self.progress.warn(
+                self.step,
+                format!(
+                    "{}: {} rows were deleted at the source and are still in the lake; --detect-deletes removes them",
+                    table.table.name, merged.surplus
+                ),
+            );
+        }
+        share.files = files;
+        share.rows_sent = increment.rows();
+        share.widen(&table.schema, increment.last());
+        Ok(merged)
     }
 
     /// One file without rows, so that an empty table can be read like any other.
@@ -360,6 +601,7 @@ fn lake_table(pulling: &Pulling, share: Share, version: Version, run_id: &str, s
             wal_position: snapshot.wal_position.clone(),
             source_rows: share.rows_sent,
             numeric_seen,
+            mark: Some(Box::new(pulling.mark.clone())),
         },
         schema: Arc::clone(&pulling.schema),
         rows: share.files.iter().map(|file| file.rows).sum(),
@@ -445,7 +687,7 @@ impl Worker {
         let table = &pulling.relation.schema;
         let decode_failed = |source| PipelineError::Decode { table: table.table.clone(), source };
         let mut decoder = CopyDecoder::new(table.columns.len());
-        let mut stream = CopyStream::open(&mut self.session, table, range, &self.cancel).await?;
+        let mut stream = CopyStream::open(&mut self.session, table, range, pulling.condition(), &self.cancel).await?;
         while let Some(bytes) = stream.next().await? {
             decoder.push_block(bytes).map_err(decode_failed)?;
             share.take_block(&mut decoder, pulling, range).await?;

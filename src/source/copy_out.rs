@@ -21,7 +21,7 @@ pub struct CopyStream<'a> {
 }
 
 impl<'a> CopyStream<'a> {
-    /// Starts to copy a range.
+    /// Starts to copy a range, or those rows of it that meet a condition.
     ///
     /// # Errors
     /// [`SourceError::Copy`].
@@ -29,10 +29,11 @@ impl<'a> CopyStream<'a> {
         session: &'a mut Session,
         table: &TableSchema,
         range: CopyRange,
+        condition: Option<&str>,
         cancel: &CancellationToken,
     ) -> Result<Self, SourceError> {
         let failed = |source| SourceError::Copy { table: table.table.clone(), source };
-        let copy = session.copy_out(&copy_statement(table, range)).await.map_err(failed)?;
+        let copy = session.copy_out(&copy_statement(table, range, condition)).await.map_err(failed)?;
         Ok(Self { copy, table: table.table.clone(), cancel: cancel.clone() })
     }
 
@@ -59,12 +60,9 @@ impl<'a> CopyStream<'a> {
 }
 
 /// `COPY (SELECT …)` rather than `COPY table`: it reads views and generated columns too, and takes a condition.
-fn copy_statement(table: &TableSchema, range: CopyRange) -> String {
+fn copy_statement(table: &TableSchema, range: CopyRange, condition: Option<&str>) -> String {
     let columns: Vec<String> = table.columns.iter().map(|column| quote_ident(&column.name)).collect();
-    format!(
-        "COPY (SELECT {} FROM {}{}) TO STDOUT (FORMAT binary)",
-        columns.join(", "),
-        quote_table(&table.table),
-        range.condition()
-    )
+    let conditions: Vec<String> = range.condition().into_iter().chain(condition.map(str::to_owned)).collect();
+    let rows = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
+    format!("COPY (SELECT {} FROM {}{rows}) TO STDOUT (FORMAT binary)", columns.join(", "), quote_table(&table.table))
 }

@@ -4,8 +4,10 @@ mod copy_out;
 mod error;
 mod ranges;
 mod snapshot;
+mod watermark;
 
 pub use copy_out::CopyStream;
 pub use error::SourceError;
 pub use ranges::{CopyRange, plan_ranges};
 pub use snapshot::{SharedSnapshot, SnapshotInfo};
+pub use watermark::{Activity, Watermark};

@@ -25,12 +25,12 @@ impl CopyRange {
     /// The whole relation.
     pub const ALL: Self = Self { from: 0, to: None };
 
-    /// The condition on `ctid`, or nothing for the whole relation.
-    pub(super) fn condition(self) -> String {
+    /// The condition on `ctid`, or none for the whole relation.
+    pub(super) fn condition(self) -> Option<String> {
         match self {
-            Self { from: 0, to: None } => String::new(),
-            Self { from, to: None } => format!(" WHERE ctid >= '({from},0)'"),
-            Self { from, to: Some(to) } => format!(" WHERE ctid >= '({from},0)' AND ctid < '({to},0)'"),
+            Self { from: 0, to: None } => None,
+            Self { from, to: None } => Some(format!("ctid >= '({from},0)'")),
+            Self { from, to: Some(to) } => Some(format!("ctid >= '({from},0)' AND ctid < '({to},0)'")),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::SourceError;
+use super::{Activity, SourceError, Watermark};
 use crate::pg::{DatabaseUrl, Session, quote_literal};
 
 const APPLICATION: &str = "racealpha pull";
@@ -26,6 +26,7 @@ pub struct SharedSnapshot {
     session: Session,
     url: DatabaseUrl,
     info: SnapshotInfo,
+    watermark: Option<Watermark>,
 }
 
 impl SharedSnapshot {
@@ -35,6 +36,7 @@ impl SharedSnapshot {
     /// [`SourceError::Connect`] without a session, [`SourceError::Snapshot`] when the server cannot export one.
     pub async fn open(url: &DatabaseUrl) -> Result<Self, SourceError> {
         let session = Session::open(url, APPLICATION).await?;
+        let activity = Activity::read(&session).await?;
         session
             .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             .await
@@ -55,12 +57,18 @@ impl SharedSnapshot {
             wal_position: row.get(2),
             server_version: u32::try_from(version).unwrap_or(0),
         };
-        Ok(Self { session, url: url.clone(), info })
+        let watermark = activity.watermark(&session, info.server_version).await?;
+        Ok(Self { session, url: url.clone(), info, watermark })
     }
 
     /// The point in history.
     pub fn info(&self) -> &SnapshotInfo {
         &self.info
+    }
+
+    /// What the snapshot has seen for sure; none where the server does not tell.
+    pub fn watermark(&self) -> Option<&Watermark> {
+        self.watermark.as_ref()
     }
 
     /// The session itself, inside the snapshot's transaction.

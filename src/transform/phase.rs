@@ -8,7 +8,7 @@ use include_dir::{Dir, include_dir};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::relations::Relations;
+use super::relations::{Relations, names_word};
 use super::{CheckFile, TransformError};
 
 /// The RaceAlpha phases, for pipelines without a folder of their own.
@@ -115,6 +115,23 @@ impl PhaseSet {
             None => built_in(&BUILT_IN),
         };
         Self::from_files(&files)
+    }
+
+    /// The SQL file that may read a column of a source table. Column by column the phases are not analysed, so this is
+    /// the first file that names the column anywhere, if any file names the table.
+    pub fn reader_of(&self, table: &str, column: &str) -> Option<String> {
+        let phases = self.phases.iter().filter(|phase| phase.in_lake);
+        // The phases that read the table itself are the likeliest.
+        let (direct, others): (Vec<_>, Vec<_>) = phases.partition(|phase| phase.reads.iter().any(|name| name == table));
+        let is_read = !direct.is_empty();
+        let phases = direct.into_iter().chain(others).map(|phase| (phase.file(), &phase.sql));
+        let checks = self.checks.iter().flat_map(|check| {
+            let sql = check.prepares.iter().chain(&check.observation).chain([&check.offending]);
+            sql.map(|sql| (format!("checks/{}.sql", check.name), sql))
+        });
+        let checks = checks.filter(|(_, sql)| is_read || names_word(sql, table));
+        let mut files = phases.filter(|_| is_read).chain(checks);
+        files.find(|(_, sql)| names_word(sql, column)).map(|(file, _)| file)
     }
 
     fn from_files(files: &BTreeMap<PathBuf, Vec<u8>>) -> Result<Self, TransformError> {

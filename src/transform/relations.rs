@@ -6,6 +6,18 @@ use std::ops::ControlFlow;
 use sqlparser::ast::{ObjectName, ObjectNamePart, Query, Statement, TableFactor, Visit, Visitor};
 use sqlparser::dialect::DuckDbDialect;
 use sqlparser::parser::{Parser, ParserError};
+use sqlparser::tokenizer::{Token, Tokenizer};
+
+/// Whether SQL has a word, as a name or as anything else outside of texts and comments.
+pub(super) fn names_word(sql: &str, word: &str) -> bool {
+    match Tokenizer::new(&DuckDbDialect {}, sql).tokenize() {
+        Ok(tokens) => {
+            tokens.iter().any(|token| matches!(token, Token::Word(found) if found.value.eq_ignore_ascii_case(word)))
+        }
+        // Words that only one engine knows; too many answers are better than too few.
+        Err(_) => sql.to_lowercase().contains(&word.to_lowercase()),
+    }
+}
 
 /// The tables of a file's statements by name.
 #[derive(Debug, Default)]
