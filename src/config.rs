@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +13,7 @@ use crate::lake::PartitionTransform;
 use crate::pg::{ConnectError, DatabaseUrl};
 use crate::push::{MissingColumns, NewColumns, TargetMode};
 use crate::schema::TableName;
+use crate::source::RateLimit;
 use crate::transform::Severity;
 
 /// The pipeline file looked for in the working folder.
@@ -24,6 +26,10 @@ const DEFAULT_LAKE: &str = "data_lake";
 const DEFAULT_JOBS: usize = 2;
 /// Connections of a pull at most; a production server has other users.
 const JOBS_MAX: usize = 32;
+/// Bytes of a megabyte, the unit of rates.
+const MEGABYTE: f64 = 1e6;
+/// Variables of libpq that say where a source is when `DATABASE_URL` does not.
+const LIBPQ_PLACES: [&str; 4] = ["PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE"];
 /// Dates or events that an audit tries at most; each costs a run of all phases.
 const AUDIT_TRIES_MAX: usize = 100;
 /// How alike two keys must be for one to be suggested instead of the other.
@@ -232,12 +238,14 @@ pub struct PullConfig {
     pub on_dropped: DriftPolicy,
     /// What happens when a column has another type.
     pub on_retyped: DriftPolicy,
+    /// Megabytes (of a million bytes) per second that all connections together may take; no limit when absent.
+    pub max_rate: Option<f64>,
 }
 
 impl Default for PullConfig {
     fn default() -> Self {
         let if_read = DriftPolicy::ErrorIfRead;
-        Self { on_added: DriftPolicy::Accept, on_dropped: if_read, on_retyped: if_read }
+        Self { on_added: DriftPolicy::Accept, on_dropped: if_read, on_retyped: if_read, max_rate: None }
     }
 }
 
@@ -452,6 +460,8 @@ pub struct Flags {
     pub lake: Option<String>,
     /// `--jobs`
     pub jobs: Option<usize>,
+    /// `--max-rate`
+    pub max_rate: Option<f64>,
 }
 
 /// Settings that differ between machines.
@@ -463,6 +473,8 @@ pub struct Settings {
     pub lake: String,
     /// Connections of a pull.
     pub jobs: usize,
+    /// Megabytes per second that all connections of a pull together may take.
+    pub max_rate: Option<f64>,
     /// DuckDB's memory limit, such as `4GB`.
     pub memory: Option<String>,
 }
@@ -491,7 +503,8 @@ impl Settings {
         lookup: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
         let url = |name: &'static str| {
-            lookup(name).map(|text| text.parse().map_err(|source| ConfigError::Url { name, source })).transpose()
+            let resolve = |text: String| DatabaseUrl::resolve(&text, &lookup);
+            lookup(name).map(resolve).transpose().map_err(|source| ConfigError::Url { name, source })
         };
         let jobs = match (flags.jobs, lookup("RACEALPHA_JOBS"), pipeline.jobs) {
             (Some(jobs), _, _) => jobs,
@@ -504,8 +517,20 @@ impl Settings {
         if !(1..=JOBS_MAX).contains(&jobs) {
             return Err(ConfigError::Invalid { origin: "jobs".to_owned(), message: jobs_message(&jobs.to_string()) });
         }
+        let max_rate = flags.max_rate.or(pipeline.pull.max_rate);
+        if let Some(rate) = max_rate.filter(|rate| !(rate.is_finite() && *rate > 0.0)) {
+            let message = format!("max_rate is {rate}; expected megabytes per second, more than 0");
+            return Err(ConfigError::Invalid { origin: "pull".to_owned(), message });
+        }
+        let database_url = match url("DATABASE_URL")? {
+            None if LIBPQ_PLACES.iter().any(|name| lookup(name).is_some()) => {
+                let source = DatabaseUrl::resolve("", &lookup);
+                Some(source.map_err(|source| ConfigError::Url { name: "the environment (PG… variables)", source })?)
+            }
+            found => found,
+        };
         Ok(Self {
-            database_url: url("DATABASE_URL")?,
+            database_url,
             target_database_url: url("TARGET_DATABASE_URL")?,
             lake: flags
                 .lake
@@ -514,13 +539,19 @@ impl Settings {
                 .or_else(|| pipeline.lake.clone())
                 .unwrap_or_else(|| DEFAULT_LAKE.to_owned()),
             jobs,
+            max_rate,
             memory: lookup("RACEALPHA_MEMORY").or_else(|| pipeline.memory.clone()),
         })
     }
 
     /// Settings for a server of our own, as `demo` starts it.
     pub fn for_server(database_url: DatabaseUrl, lake: String, jobs: usize) -> Self {
-        Self { database_url: Some(database_url), target_database_url: None, lake, jobs, memory: None }
+        Self { database_url: Some(database_url), target_database_url: None, lake, jobs, max_rate: None, memory: None }
+    }
+
+    /// What all connections of one pull together may take.
+    pub fn rate_limit(&self) -> Option<Arc<RateLimit>> {
+        self.max_rate.map(|megabytes| Arc::new(RateLimit::new(megabytes * MEGABYTE)))
     }
 
     /// The source.
@@ -595,9 +626,30 @@ mod tests {
         let environment = |name: &str| (name == "RACEALPHA_LAKE").then(|| "from_environment".to_owned());
         let settings = Settings::from_lookup(&Flags::default(), &file, environment).unwrap();
         assert_eq!((settings.lake.as_str(), settings.jobs), ("from_environment", 3));
-        let flags = Flags { lake: Some("from_flag".into()), jobs: Some(1) };
+        let flags = Flags { lake: Some("from_flag".into()), jobs: Some(1), max_rate: None };
         let settings = Settings::from_lookup(&flags, &file, environment).unwrap();
         assert_eq!((settings.lake.as_str(), settings.jobs), ("from_flag", 1));
+    }
+
+    #[test]
+    fn the_source_may_be_said_in_libpqs_variables() {
+        let lookup = |name: &str| {
+            let pairs = [("PGHOST", "h"), ("PGUSER", "u"), ("PGDATABASE", "d"), ("PGPASSWORD", "s3cret")];
+            pairs.iter().find(|pair| pair.0 == name).map(|pair| pair.1.to_owned())
+        };
+        let settings = Settings::from_lookup(&Flags::default(), &pipeline(&[]).unwrap(), lookup).unwrap();
+        assert_eq!(settings.source().unwrap().to_string(), "u@h:5432/d");
+        let none = Settings::from_lookup(&Flags::default(), &pipeline(&[]).unwrap(), |_| None).unwrap();
+        assert!(matches!(none.source(), Err(ConfigError::Missing { .. })));
+    }
+
+    #[test]
+    fn a_rate_must_be_more_than_nothing() {
+        for rate in ["0", "-1", "nan"] {
+            let file = pipeline(&[&format!("pull.max_rate={rate}")]).unwrap();
+            let error = Settings::from_lookup(&Flags::default(), &file, |_| None).unwrap_err().to_string();
+            assert!(error.contains("more than 0"), "{error}");
+        }
     }
 
     #[test]

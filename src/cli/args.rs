@@ -94,7 +94,7 @@ pub(super) enum Command {
     Rollback(MadeArguments),
     /// Pulls, runs, validates and pushes in one go
     #[command(after_help = "Example, every Saturday at four: 0 16 * * 6 racealpha --quiet rebuild")]
-    Rebuild(JobsArguments),
+    Rebuild(SourceArguments),
     /// Writes a lake table to a folder or a file outside the lake
     #[command(
         after_help = "Example: racealpha export dataset.csv --format csv\n         racealpha export races/ --table races"
@@ -121,10 +121,13 @@ pub(super) enum Command {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct JobsArguments {
+pub(super) struct SourceArguments {
     /// Connections to the source [default: $RACEALPHA_JOBS, else 2]
     #[arg(long, short, value_name = "N")]
     pub(super) jobs: Option<usize>,
+    /// Megabytes per second that they take together at most [default: no limit]
+    #[arg(long, value_name = "MB/S")]
+    pub(super) max_rate: Option<f64>,
 }
 
 #[derive(Debug, Args)]
@@ -138,7 +141,7 @@ pub(super) struct PullArguments {
     #[arg(long, requires = "incremental")]
     pub(super) detect_deletes: bool,
     #[command(flatten)]
-    pub(super) jobs: JobsArguments,
+    pub(super) source: SourceArguments,
 }
 
 #[derive(Debug, Args)]

@@ -9,7 +9,7 @@ use super::args::{Arguments, Command, FixtureArguments, LocalServerArguments, Qu
 use super::bars::Shown;
 use super::output::Output;
 use super::{signals, views};
-use crate::config::{Flags, Pipeline, Settings};
+use crate::config::{Flags, Pipeline, Settings, early_setting};
 use crate::fixtures::{self, FixtureOptions};
 use crate::pg::{DatabaseUrl, LocalServer, ServerOptions, Session};
 use crate::pipeline::{
@@ -118,12 +118,17 @@ async fn command(context: &Context, arguments: Arguments, output: Output) -> any
 
 fn context(arguments: &Arguments, cancel: CancellationToken) -> anyhow::Result<Context> {
     let (pipeline, folder) = Pipeline::load(arguments.pipeline.as_deref(), &arguments.overrides)?;
-    let jobs = match &arguments.command {
-        Command::Pull(pull) => pull.jobs.jobs,
-        Command::Rebuild(jobs) => jobs.jobs,
+    let source = match &arguments.command {
+        Command::Pull(pull) => Some(&pull.source),
+        Command::Rebuild(source) => Some(source),
         _ => None,
     };
-    let settings = Settings::load(&Flags { lake: arguments.lake.clone(), jobs }, &pipeline)?;
+    let flags = Flags {
+        lake: arguments.lake.clone(),
+        jobs: source.and_then(|source| source.jobs),
+        max_rate: source.and_then(|source| source.max_rate),
+    };
+    let settings = Settings::load(&flags, &pipeline)?;
     Ok(Context { pipeline, folder, settings, progress: Progress::new(), cancel })
 }
 
@@ -134,10 +139,10 @@ async fn fixtures_command(context: &Context, arguments: FixtureArguments, output
         tokio::task::spawn_blocking(write).await?.map_err(PipelineError::from)?
     } else {
         let url: DatabaseUrl = match &arguments.load {
-            Some(url) => url.parse().map_err(PipelineError::from)?,
+            Some(url) => DatabaseUrl::resolve(url, &early_setting).map_err(PipelineError::from)?,
             None => context.settings.source()?.clone(),
         };
-        let mut session = Session::open(&url, "racealpha fixtures").await.map_err(PipelineError::from)?;
+        let mut session = Session::open_lasting(&url, "fixtures").await.map_err(PipelineError::from)?;
         fixtures::load(&mut session, &options, &context.progress, &context.cancel).await.map_err(PipelineError::from)?
     };
     Ok(printing(move || output.result(&report, views::fixtures)))

@@ -1,6 +1,6 @@
 //! Reading a relation's columns and size from the Postgres catalogue.
 
-use tokio_postgres::{Client, error::SqlState};
+use tokio_postgres::{Client, error::SqlState, types::Type};
 
 use crate::schema::{ColumnSchema, PgType, TableName, TableSchema};
 
@@ -55,13 +55,13 @@ pub enum CatalogError {
 pub async fn describe_table(client: &Client, table: &TableName) -> Result<RelationInfo, CatalogError> {
     let failed = |source| CatalogError::Query { table: table.clone(), source };
     let relation = client
-        .query_opt(
+        .query_typed_opt(
             "SELECT c.oid, c.relkind, c.reltuples, \
                     CASE WHEN c.relkind IN ('r', 'm', 't') \
                          THEN pg_relation_size(c.oid) / current_setting('block_size')::bigint ELSE 0 END \
              FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
              WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p', 'v', 'm', 'f')",
-            &[&table.schema(), &table.name()],
+            &[(&table.schema(), Type::NAME), (&table.name(), Type::NAME)],
         )
         .await
         .map_err(|source| match source.code() {
@@ -75,7 +75,7 @@ pub async fn describe_table(client: &Client, table: &TableName) -> Result<Relati
     let pages: i64 = relation.get(3);
 
     let rows = client
-        .query(
+        .query_typed(
             "WITH RECURSIVE base AS ( \
                  SELECT a.attnum, a.atttypid AS type, a.atttypmod AS typmod FROM pg_attribute a \
                  WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped \
@@ -86,7 +86,7 @@ pub async fn describe_table(client: &Client, table: &TableName) -> Result<Relati
              FROM pg_attribute a JOIN base b ON b.attnum = a.attnum \
              JOIN pg_type t ON t.oid = b.type AND t.typtype <> 'd' \
              WHERE a.attrelid = $1 ORDER BY a.attnum",
-            &[&oid],
+            &[(&oid, Type::OID)],
         )
         .await
         .map_err(failed)?;

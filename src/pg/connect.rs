@@ -1,143 +1,73 @@
-//! Opening sessions: the URL with its secret, TLS, and errors that say what to do.
+//! Finding a server that lets us in: hosts, addresses and ways to encrypt are tried in turn, and errors say what to do.
+//!
+//! ```text
+//! for each host ─▶ each of its addresses ─▶ each way of encryption: socket, TLS, login, kind of server
+//! ```
 
-use std::fmt;
+use std::future::Future;
 use std::io;
-use std::ops::Deref;
-use std::path::Path;
-use std::str::FromStr;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::net::UnixStream;
+use futures::future::{Ready, ready};
+use rand::seq::SliceRandom;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_postgres::config::{Host, SslMode, SslNegotiation};
+use tokio_postgres::config::{SslMode, SslNegotiation};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Config};
-use url::Url;
+use tokio_postgres::tls::TlsConnect;
+use tokio_postgres::{Client, Config, SimpleQueryMessage};
 
-use super::copy_tap::{CopyOut, block_queue};
-use super::encryption::{Encryption, TappedConnect, Verify, tls_config};
+use super::copy_tap::{AnnouncedProcess, CopyTap, block_queue};
+use super::database_url::{DatabaseUrl, Host, Place, TcpOptions, Wanted, socket_file};
+use super::encryption::{Encryptor, ServerStream, Way};
 
-const DEFAULT_PORT: u16 = 5432;
-/// A server that does not answer within this time counts as unreachable.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// Idle time before the first TCP keepalive, so that a vanished server is noticed within about a minute.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(20);
-/// Time between keepalives.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// Keepalives without an answer before the connection is given up.
-const KEEPALIVE_RETRIES: u32 = 3;
-/// Unacknowledged data for this long means the peer is gone.
-const TCP_USER_TIMEOUT: Duration = Duration::from_secs(60);
+/// An error of any kind.
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What every session sets: text forms that do not depend on the server's configuration, no JIT (it makes a wide
-/// COPY up to four times slower), and no limit on how long a COPY may take.
-const SESSION_SETTINGS: &str = "SET client_encoding = 'UTF8'; SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; \
-     SET TimeZone = 'UTC'; SET bytea_output = 'hex'; SET extra_float_digits = 1; \
-     SET standard_conforming_strings = on; SET jit = off; SET statement_timeout = 0; \
-     SET idle_in_transaction_session_timeout = 0; SET search_path = pg_catalog";
-
-/// Where a database is and how to log in. Its `Debug` and `Display` never show the password.
-#[derive(Clone)]
-pub struct DatabaseUrl {
-    config: Config,
-    verify: Verify,
-    root_certificate: Option<String>,
-    shown: String,
-}
-
-impl FromStr for DatabaseUrl {
-    type Err = ConnectError;
-
-    /// Reads `postgres://user:password@host:port/database?sslmode=…&sslrootcert=…`, or libpq's `key=value` form.
-    fn from_str(text: &str) -> Result<Self, ConnectError> {
-        let mut verify = Verify::Nothing;
-        let mut root_certificate = None;
-        let mut plain = text.to_owned();
-        if let Ok(mut url) = Url::parse(text) {
-            let pairs: Vec<(String, String)> = url.query_pairs().into_owned().collect();
-            url.set_query(None);
-            for (key, value) in pairs {
-                match (key.as_str(), value.as_str()) {
-                    ("sslmode", "verify-ca") => verify = Verify::Chain,
-                    ("sslmode", "verify-full") => verify = Verify::ChainAndHost,
-                    ("sslrootcert", path) => root_certificate = Some(path.to_owned()),
-                    _ => {
-                        url.query_pairs_mut().append_pair(&key, &value);
-                    }
-                }
-            }
-            plain = url.to_string();
-        }
-        let mut config: Config = plain.parse().map_err(|source| ConnectError::BadUrl { source })?;
-        if config.get_hosts().is_empty() {
-            config.host("localhost");
-        }
-        if verify != Verify::Nothing {
-            config.ssl_mode(SslMode::Require);
-        }
-        config
-            .connect_timeout(CONNECT_TIMEOUT)
-            .keepalives(true)
-            .keepalives_idle(KEEPALIVE_IDLE)
-            .keepalives_interval(KEEPALIVE_INTERVAL)
-            .keepalives_retries(KEEPALIVE_RETRIES)
-            .tcp_user_timeout(TCP_USER_TIMEOUT);
-        let shown = shown(&config);
-        Ok(Self { config, verify, root_certificate, shown })
-    }
-}
-
-impl DatabaseUrl {
-    /// The database's name: the URL's, or the user's as Postgres assumes.
-    pub fn database(&self) -> &str {
-        self.config.get_dbname().or(self.config.get_user()).unwrap_or("postgres")
-    }
-}
-
-impl fmt::Display for DatabaseUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.shown)
-    }
-}
-
-impl fmt::Debug for DatabaseUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "DatabaseUrl({})", self.shown)
-    }
-}
-
-/// `user@host:port/database`, which names a server without its secrets.
-fn shown(config: &Config) -> String {
-    let host = match config.get_hosts().first() {
-        Some(Host::Tcp(host)) => host.clone(),
-        #[cfg(unix)]
-        Some(Host::Unix(path)) => path.display().to_string(),
-        None => "localhost".to_owned(),
-    };
-    let port = config.get_ports().first().copied().unwrap_or(DEFAULT_PORT);
-    let user = config.get_user().unwrap_or("");
-    format!("{user}@{host}:{port}/{}", config.get_dbname().unwrap_or(user))
-}
+/// What every session is asked first: its process, and what `target_session_attrs` is about.
+const LOOK: &str = "SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(), \
+     pg_catalog.current_setting('transaction_read_only')";
+/// What the client library says when a server asks for a password and there is none.
+const NO_PASSWORD: &str = "password missing";
 
 /// Why a session could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// The text is not a connection URL.
-    #[error("the database URL cannot be read; expected postgres://USER:PASSWORD@HOST:PORT/DATABASE")]
-    BadUrl {
-        /// What the parser said; it never quotes the text.
-        source: tokio_postgres::Error,
+    /// The connection string, or what completes it, is wrong; no value is quoted.
+    #[error("the connection string cannot be used: {what}")]
+    Unusable {
+        /// What is wrong with it.
+        what: String,
     },
     /// Nobody answers there.
     #[error("cannot reach {server}; is it running, and are host and port right?")]
     Unreachable {
         /// `user@host:port/database`.
         server: String,
-        /// The network's error.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        /// The network's error, or each host's.
+        source: BoxError,
+    },
+    /// Servers answer, and none is of the kind that `target_session_attrs` asks for.
+    #[error("{server}: no server there is {wanted}, as target_session_attrs asks for")]
+    WrongKind {
+        /// `user@host:port/database`.
+        server: String,
+        /// The parameter's value.
+        wanted: String,
+    },
+    /// The connection cannot be encrypted as `sslmode` asks for.
+    #[error("cannot make a connection to {server} that is as safe as sslmode asks for")]
+    Encryption {
+        /// `user@host:port/database`.
+        server: String,
+        /// What is wrong with the server's certificate, or that it has none.
+        source: io::Error,
     },
     /// The server refused the login.
     #[error("{server} refuses the login; check user, password and database name")]
@@ -147,13 +77,28 @@ pub enum ConnectError {
         /// The server's message.
         source: tokio_postgres::Error,
     },
-    /// The certificates for `sslmode=verify-*` could not be read.
-    #[error("cannot read the trusted certificates{}", .path.as_ref().map(|path| format!(" of {path}")).unwrap_or_default())]
+    /// The server asks for a password.
+    #[error("{server} asks for a password; put it into the connection string, PGPASSWORD or ~/.pgpass")]
+    NoPassword {
+        /// `user@host:port/database`.
+        server: String,
+    },
+    /// A certificate or key could not be read.
+    #[error("cannot use the trusted certificates{}", .path.as_ref().map(|path| format!(" of {path}")).unwrap_or_default())]
     Certificates {
-        /// The value of `sslrootcert`.
+        /// The file.
         path: Option<String>,
         /// What went wrong.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: BoxError,
+    },
+    /// A pooler that gives every transaction another server session, on which a session's settings and locks are lost.
+    #[error(
+        "{server} is a pooler in transaction mode, which only reading can use; connect directly or in session mode \
+         (port 5432 of hosted poolers)"
+    )]
+    TransactionPooler {
+        /// `user@host:port/database`.
+        server: String,
     },
     /// The server answered, but the session could not be set up.
     #[error("{server} ended the session while it was set up")]
@@ -168,7 +113,7 @@ pub enum ConnectError {
 impl ConnectError {
     /// Whether trying again later may help.
     pub fn is_unreachable(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::SetUp { .. })
+        matches!(self, Self::Unreachable { .. } | Self::WrongKind { .. } | Self::SetUp { .. })
     }
 }
 
@@ -183,52 +128,230 @@ pub fn is_connection_lost(error: &tokio_postgres::Error) -> bool {
     }
 }
 
-/// An open session; the task that drives its socket ends with it.
-#[derive(Debug)]
-pub struct Session {
-    client: Client,
-    driver: JoinHandle<()>,
+/// A connection that a server has let in.
+pub(super) struct Connected {
+    pub(super) client: Client,
+    /// Drives the socket.
+    pub(super) driver: JoinHandle<()>,
     /// Rows of the running COPY.
-    copied: mpsc::Receiver<Vec<u8>>,
+    pub(super) copied: mpsc::Receiver<Vec<u8>>,
+    /// Where it was found, with the address.
+    pub(super) host: Host,
+    /// Whether another process answers than the one that let us in, as behind a pooler.
+    pub(super) is_pooled: bool,
 }
 
-impl Session {
-    /// Opens a session named `application` in `pg_stat_activity`.
-    ///
-    /// # Errors
-    /// [`ConnectError`] by what a person can do about it.
-    pub async fn open(url: &DatabaseUrl, application: &str) -> Result<Self, ConnectError> {
-        let (blocks, copied) = block_queue();
-        let encryption = Encryption { mode: url.config.get_ssl_mode(), negotiation: url.config.get_ssl_negotiation() };
-        let tapped = TappedConnect::new(tls_config(url.verify, url.root_certificate.as_deref())?, encryption, blocks);
-        let mut config = url.config.clone();
-        // The tap negotiates the encryption itself, because it sits above it; the library must leave that alone.
-        config.application_name(application).ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
-        let (client, driver) = if let Some(Host::Unix(folder)) = config.get_hosts().first() {
-            let stream = connect_unix(url, folder).await?;
-            let connected = config.connect_raw(stream, tapped.plain()).await;
-            let (client, connection) = connected.map_err(|source| login_error(url, source))?;
-            (client, tokio::spawn(drive(connection)))
-        } else {
-            let (client, connection) = config.connect(tapped).await.map_err(|source| login_error(url, source))?;
-            (client, tokio::spawn(drive(connection)))
-        };
-        let session = Self { client, driver, copied };
-        session
-            .client
-            .batch_execute(SESSION_SETTINGS)
-            .await
-            .map_err(|source| ConnectError::SetUp { server: url.to_string(), source })?;
-        Ok(session)
-    }
+/// Why one place was left for the next.
+enum Failure {
+    /// No connection, or none within the time.
+    Socket(BoxError),
+    /// The server wants less or more encryption, or its certificate is not good.
+    Encryption(ConnectError),
+    /// It is not the kind of server that is wanted.
+    WrongKind,
+    /// No other place will do better.
+    Final(ConnectError),
+}
 
-    /// Runs `COPY … TO STDOUT`.
-    ///
-    /// # Errors
-    /// The server's error, or the network's.
-    pub async fn copy_out(&mut self, sql: &str) -> Result<CopyOut<'_>, tokio_postgres::Error> {
-        Ok(CopyOut::new(&mut self.copied, self.client.simple_query_raw(sql).await?))
+impl Failure {
+    fn says(&self, host: &Host) -> String {
+        match self {
+            Self::Socket(error) => format!("{host}: {}", chain(error.as_ref())),
+            Self::WrongKind => format!("{host}: not the kind of server that is wanted"),
+            Self::Encryption(error) | Self::Final(error) => format!("{host}: {}", chain(error)),
+        }
     }
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Tries the hosts of a connection string until one lets us in.
+///
+/// # Errors
+/// [`ConnectError`] by what a person can do about it.
+pub(super) async fn connect(url: &DatabaseUrl, application: &str) -> Result<Connected, ConnectError> {
+    let mut encryptor = url.encryption.encryptor()?;
+    let passes: &[Wanted] = match url.wanted {
+        Wanted::PreferStandby => &[Wanted::Standby, Wanted::Any],
+        ref wanted => std::slice::from_ref(wanted),
+    };
+    let mut failures: Vec<(Host, Failure)> = Vec::new();
+    for wanted in passes {
+        failures.clear();
+        let mut hosts = url.hosts.clone();
+        if url.is_shuffled {
+            hosts.shuffle(&mut rand::rng());
+        }
+        for host in hosts {
+            let places = match places(url, host.clone()).await {
+                Ok(places) => places,
+                Err(error) => {
+                    failures.push((host, Failure::Socket(error.into())));
+                    continue;
+                }
+            };
+            for place in places {
+                match connect_place(url, &place, application, *wanted, &mut encryptor).await {
+                    Ok(connected) => return Ok(connected),
+                    Err(Failure::Final(error)) => return Err(error),
+                    Err(failure) => failures.push((place, failure)),
+                }
+            }
+        }
+    }
+    let server = url.to_string();
+    if failures.iter().any(|(_, failure)| matches!(failure, Failure::WrongKind)) {
+        return Err(ConnectError::WrongKind { server, wanted: url.wanted.to_string() });
+    }
+    let source = match failures.pop() {
+        Some((_, Failure::Socket(error))) if failures.is_empty() => error,
+        last => {
+            failures.iter().chain(&last).map(|(host, failure)| failure.says(host)).collect::<Vec<_>>().join("; ").into()
+        }
+    };
+    Err(ConnectError::Unreachable { server, source })
+}
+
+/// The host once for each of its addresses.
+async fn places(url: &DatabaseUrl, host: Host) -> io::Result<Vec<Host>> {
+    let Place::Tcp { name, address: None } = &host.place else { return Ok(vec![host]) };
+    let found = within(url.connect_timeout, lookup_host((name.as_str(), host.port))).await?;
+    let mut addresses: Vec<SocketAddr> = found.collect();
+    if url.is_shuffled {
+        addresses.shuffle(&mut rand::rng());
+    }
+    if addresses.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+    }
+    let place = |address: &SocketAddr| Place::Tcp { name: name.clone(), address: Some(address.ip()) };
+    Ok(addresses.iter().map(|address| Host { place: place(address), ..host.clone() }).collect())
+}
+
+/// Tries the ways of encryption at one address.
+async fn connect_place(
+    url: &DatabaseUrl,
+    host: &Host,
+    application: &str,
+    wanted: Wanted,
+    encryptor: &mut Encryptor,
+) -> Result<Connected, Failure> {
+    let ways = match &host.place {
+        Place::Tcp { .. } => url.encryption.mode.ways(),
+        // What never leaves the machine is not encrypted.
+        Place::Unix(_) => &[Way::Plain],
+    };
+    let mut last = None;
+    for way in ways {
+        let connecting = async { Ok(connect_once(url, host, application, wanted, encryptor, *way).await) };
+        let outcome = within(url.connect_timeout, connecting).await;
+        match outcome.unwrap_or_else(|error| Err(Failure::Socket(error.into()))) {
+            Err(Failure::Encryption(error)) => last = Some(error),
+            outcome => return outcome,
+        }
+    }
+    Err(last.map_or(Failure::WrongKind, Failure::Final))
+}
+
+async fn connect_once(
+    url: &DatabaseUrl,
+    host: &Host,
+    application: &str,
+    wanted: Wanted,
+    encryptor: &mut Encryptor,
+    way: Way,
+) -> Result<Connected, Failure> {
+    let network = |error: io::Error| Failure::Socket(error.into());
+    let stream = match &host.place {
+        Place::Unix(folder) => {
+            let stream = UnixStream::connect(socket_path(folder, host.port)).await.map_err(network)?;
+            encryptor.begin(stream, way, "").await
+        }
+        Place::Tcp { name, address } => {
+            let address = address.ok_or_else(|| Failure::Socket("the name has no address".into()))?;
+            let stream = TcpStream::connect((address, host.port)).await.map_err(network)?;
+            tune(&stream, url.tcp).map_err(network)?;
+            encryptor.begin(stream, way, name).await
+        }
+    };
+    let stream = stream.map_err(|source| match source.kind() {
+        io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported => {
+            Failure::Encryption(ConnectError::Encryption { server: url.to_string(), source })
+        }
+        _ => Failure::Socket(source.into()),
+    })?;
+    login(url, host, application, wanted, stream).await
+}
+
+/// The file of the socket; the abstract name space's names begin with a NUL.
+fn socket_path(folder: &Path, port: u16) -> PathBuf {
+    let path = socket_file(folder, port);
+    match path.to_str().and_then(|path| path.strip_prefix('@')) {
+        Some(name) => PathBuf::from(format!("\0{name}")),
+        None => path,
+    }
+}
+
+fn tune(stream: &TcpStream, options: TcpOptions) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    if let Some(keepalive) = options.keepalive {
+        let keepalive = TcpKeepalive::new()
+            .with_time(keepalive.idle)
+            .with_interval(keepalive.interval)
+            .with_retries(keepalive.count);
+        socket.set_tcp_keepalive(&keepalive)?;
+    }
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(options.user_timeout)?;
+    Ok(())
+}
+
+async fn login(
+    url: &DatabaseUrl,
+    host: &Host,
+    application: &str,
+    wanted: Wanted,
+    stream: Box<dyn ServerStream>,
+) -> Result<Connected, Failure> {
+    let mut config = Config::new();
+    config.user(&url.user).dbname(&url.database).application_name(application).channel_binding(url.channel_binding);
+    if let Some(password) = &host.password {
+        config.password(password);
+    }
+    if let Some(options) = &url.options {
+        config.options(options);
+    }
+    // The stream is as encrypted as it gets; told so, the library asks it for the channel binding.
+    config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
+    let (blocks, copied) = block_queue();
+    let announced = AnnouncedProcess::default();
+    let tap = CopyTap::new(stream, blocks, AnnouncedProcess::clone(&announced));
+    let refused = |error| refusal(url, host, error);
+    let (client, connection) = config.connect_raw(tap, AlreadyEncrypted).await.map_err(refused)?;
+    let driver = tokio::spawn(drive(connection));
+    let messages = client.simple_query(LOOK).await.map_err(refused)?;
+    let row = messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    let column = |index| row.and_then(|row| row.get(index)).unwrap_or_default();
+    let (is_standby, is_read_only) = (column(1) == "t", column(2) == "on");
+    let is_wanted = match wanted {
+        Wanted::Any | Wanted::PreferStandby => true,
+        Wanted::ReadWrite => !is_read_only,
+        Wanted::ReadOnly => is_read_only,
+        Wanted::Primary => !is_standby,
+        Wanted::Standby => is_standby,
+    };
+    if !is_wanted {
+        return Err(Failure::WrongKind);
+    }
+    let is_pooled = column(0).parse().ok().as_ref() != announced.get();
+    Ok(Connected { client, driver, copied, host: host.clone(), is_pooled })
 }
 
 /// Runs the connection until it ends.
@@ -238,64 +361,47 @@ async fn drive(connection: impl Future<Output = Result<(), tokio_postgres::Error
     }
 }
 
-async fn connect_unix(url: &DatabaseUrl, folder: &Path) -> Result<UnixStream, ConnectError> {
-    let port = url.config.get_ports().first().copied().unwrap_or(DEFAULT_PORT);
-    let connect = UnixStream::connect(folder.join(format!(".s.PGSQL.{port}")));
-    let connected = timeout(CONNECT_TIMEOUT, connect).await.map_err(io::Error::from).and_then(|stream| stream);
-    connected.map_err(|source| ConnectError::Unreachable { server: url.to_string(), source: source.into() })
-}
-
-impl Deref for Session {
-    type Target = Client;
-
-    fn deref(&self) -> &Client {
-        &self.client
-    }
-}
-
-impl std::ops::DerefMut for Session {
-    fn deref_mut(&mut self) -> &mut Client {
-        &mut self.client
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        // Closing the socket at once makes the server end whatever this session still runs.
-        self.driver.abort();
-    }
-}
-
-fn login_error(url: &DatabaseUrl, source: tokio_postgres::Error) -> ConnectError {
+fn refusal(url: &DatabaseUrl, host: &Host, error: tokio_postgres::Error) -> Failure {
+    let source = std::error::Error::source(&error);
+    let is_network = error.is_closed() || source.is_some_and(<dyn std::error::Error>::is::<io::Error>);
     let server = url.to_string();
-    match source.code() {
-        Some(code)
-            if *code == SqlState::INVALID_PASSWORD
-                || *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION
-                || *code == SqlState::INVALID_CATALOG_NAME =>
-        {
-            ConnectError::LoginRefused { server, source }
+    match error.code() {
+        None if is_network => Failure::Socket(error.into()),
+        None if host.password.is_none() && source.is_some_and(|source| source.to_string() == NO_PASSWORD) => {
+            Failure::Final(ConnectError::NoPassword { server })
         }
-        _ => ConnectError::Unreachable { server, source: source.into() },
+        // No entry for a host with or without encryption; a pooler says the same as a breach of protocol.
+        Some(code)
+            if url.encryption.mode.ways().len() > 1
+                && (*code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION
+                    || *code == SqlState::PROTOCOL_VIOLATION) =>
+        {
+            Failure::Encryption(ConnectError::LoginRefused { server, source: error })
+        }
+        Some(code) if is_connection_lost(&error) || *code == SqlState::TOO_MANY_CONNECTIONS => {
+            Failure::Socket(error.into())
+        }
+        _ => Failure::Final(ConnectError::LoginRefused { server, source: error }),
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Hands the stream on as it is.
+struct AlreadyEncrypted;
 
-    #[test]
-    fn a_url_is_shown_without_its_password() {
-        let url: DatabaseUrl =
-            "postgres://ann:s3cret@db.example.com:6000/stud?sslmode=verify-full".parse().expect("a good URL");
-        assert_eq!(url.to_string(), "ann@db.example.com:6000/stud");
-        assert!(!format!("{url:?}").contains("s3cret"));
-        assert_eq!(url.verify, Verify::ChainAndHost);
+impl TlsConnect<CopyTap> for AlreadyEncrypted {
+    type Stream = CopyTap;
+    type Error = io::Error;
+    type Future = Ready<io::Result<CopyTap>>;
+
+    fn connect(self, stream: CopyTap) -> Self::Future {
+        ready(Ok(stream))
     }
+}
 
-    #[test]
-    fn a_bad_url_is_refused_without_quoting_it() {
-        let error = "postgres://ann:s3cret@host:notaport/x".parse::<DatabaseUrl>().expect_err("a bad port");
-        assert!(!format!("{error}{error:?}").contains("s3cret"));
+/// Waits no longer than the limit, if there is one.
+async fn within<T>(limit: Option<Duration>, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    match limit {
+        Some(limit) => timeout(limit, work).await.map_err(io::Error::from).and_then(|outcome| outcome),
+        None => work.await,
     }
 }

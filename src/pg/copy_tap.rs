@@ -9,10 +9,14 @@
 //! server ──▶ TLS or plain ──▶ CopyTap ──▶ tokio-postgres    login, errors, row counts, notices
 //!                                └──────▶ CopyOut           bytes of whole CopyData messages
 //! ```
+//! On the way it notes the process that the server says it is, which the library keeps to itself: a pooler says
+//! another one.
+//!
 //! Source: PostgreSQL documentation, "Message Formats".
 
 use std::io;
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use futures::StreamExt;
@@ -21,6 +25,8 @@ use tokio::sync::mpsc;
 use tokio_postgres::tls::{ChannelBinding, TlsStream};
 use tokio_postgres::{Error, SimpleQueryMessage, SimpleQueryStream};
 use tokio_util::sync::PollSender;
+
+use super::encryption::ServerStream;
 
 /// Bytes read from the socket at once.
 const READ_BYTES: usize = 64 << 10;
@@ -35,6 +41,7 @@ const LENGTH_BYTES: usize = 4;
 const COPY_OUT_RESPONSE: u8 = b'H';
 const COPY_DATA: u8 = b'd';
 const COPY_DONE: u8 = b'c';
+const BACKEND_KEY_DATA: u8 = b'K';
 
 /// Where the tap is in the server's messages.
 #[derive(Debug)]
@@ -53,7 +60,7 @@ enum Place {
 
 /// The stream between server and client library, without COPY messages.
 pub(super) struct CopyTap {
-    stream: Box<dyn TlsStream + Send + Unpin>,
+    stream: Box<dyn ServerStream>,
     /// What was read, from `start` to `end` not looked at yet.
     read: Box<[u8]>,
     start: usize,
@@ -66,11 +73,21 @@ pub(super) struct CopyTap {
     /// Whether the block leaves before more is read.
     is_due: bool,
     blocks: PollSender<Vec<u8>>,
+    /// The bytes of the process id that have come.
+    process: Vec<u8>,
+    announced: AnnouncedProcess,
 }
+
+/// The process id that the server announced at login, once it has.
+pub(super) type AnnouncedProcess = Arc<OnceLock<i32>>;
 
 impl CopyTap {
     /// Taps a stream at the beginning of a server's messages.
-    pub(super) fn new(stream: Box<dyn TlsStream + Send + Unpin>, blocks: mpsc::Sender<Vec<u8>>) -> Self {
+    pub(super) fn new(
+        stream: Box<dyn ServerStream>,
+        blocks: mpsc::Sender<Vec<u8>>,
+        announced: AnnouncedProcess,
+    ) -> Self {
         Self {
             stream,
             read: vec![0; READ_BYTES].into_boxed_slice(),
@@ -82,6 +99,17 @@ impl CopyTap {
             block: Vec::new(),
             is_due: false,
             blocks: PollSender::new(blocks),
+            process: Vec::new(),
+            announced,
+        }
+    }
+
+    /// Notes the process id, which is the first thing in its message.
+    fn note_process(&mut self, from: usize, count: usize) {
+        self.process.extend(&self.read[from..from + count]);
+        if let Some(id) = self.process.first_chunk() {
+            // A server announces it once.
+            let _ = self.announced.set(i32::from_be_bytes(*id));
         }
     }
 
@@ -115,6 +143,9 @@ impl CopyTap {
                     let count = read.len().min(self.left).min(library.remaining());
                     library.put_slice(&read[..count]);
                     self.left -= count;
+                    if self.header[0] == BACKEND_KEY_DATA {
+                        self.note_process(self.start, count);
+                    }
                     count
                 }
                 Place::Rows => {
@@ -279,6 +310,10 @@ mod tests {
     use super::*;
     use crate::pg::encryption::Unencrypted;
 
+    fn tap(stream: tokio::io::DuplexStream, blocks: mpsc::Sender<Vec<u8>>) -> CopyTap {
+        CopyTap::new(Box::new(Unencrypted(stream)), blocks, AnnouncedProcess::default())
+    }
+
     fn message(tag: u8, body: &[u8]) -> Vec<u8> {
         let length = i32::try_from(body.len() + LENGTH_BYTES).unwrap();
         [&[tag], length.to_be_bytes().as_slice(), body].concat()
@@ -289,7 +324,7 @@ mod tests {
     async fn tapped(stream: Vec<u8>, cut: usize, taken: usize) -> (Vec<u8>, Vec<u8>) {
         let (blocks, mut copied) = block_queue();
         let (mut server, client) = duplex(cut);
-        let mut tap = CopyTap::new(Box::new(Unencrypted(client)), blocks);
+        let mut tap = tap(client, blocks);
         let send = async move { server.write_all(&stream).await.unwrap() };
         let receive = async move {
             let (mut passed, mut buffer) = (Vec::new(), vec![0; taken]);
@@ -333,11 +368,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_announced_process_is_noted_however_it_is_cut() {
+        let stream = [message(BACKEND_KEY_DATA, &[0, 0, 1, 2, 9, 9, 9, 9]), message(b'Z', b"I")].concat();
+        for cut in 1..stream.len() {
+            let (blocks, _copied) = block_queue();
+            let (mut server, client) = duplex(cut);
+            let mut tap = tap(client, blocks);
+            let announced = Arc::clone(&tap.announced);
+            let mut passed = vec![0; stream.len()];
+            let (sent, received) = tokio::join!(server.write_all(&stream), tap.read_exact(&mut passed));
+            sent.unwrap();
+            received.unwrap();
+            assert_eq!((passed == stream, announced.get()), (true, Some(&258)), "{cut} bytes at once");
+        }
+    }
+
+    #[tokio::test]
     async fn a_negative_length_is_refused() {
         let (blocks, _copied) = block_queue();
         let (mut server, client) = duplex(64);
         server.write_all(&[COPY_DATA, 0xFF, 0xFF, 0xFF, 0xFF]).await.unwrap();
-        let mut tap = CopyTap::new(Box::new(Unencrypted(client)), blocks);
+        let mut tap = tap(client, blocks);
         assert_eq!(tap.read(&mut [0; 8]).await.unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

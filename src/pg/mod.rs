@@ -2,13 +2,21 @@
 
 mod catalog;
 mod connect;
+mod conninfo;
 mod copy_tap;
+mod database_url;
 mod encryption;
 mod ident;
 mod local_server;
+mod password_file;
+mod pooler;
+mod service_file;
+mod session;
 
 pub use catalog::{CatalogError, RelationInfo, describe_table};
-pub use connect::{ConnectError, DatabaseUrl, Session, is_connection_lost};
+pub use connect::{ConnectError, is_connection_lost};
 pub use copy_tap::CopyOut;
+pub use database_url::DatabaseUrl;
 pub use ident::{quote_ident, quote_literal, quote_table};
 pub use local_server::*;
+pub use session::Session;

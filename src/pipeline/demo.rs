@@ -11,7 +11,7 @@ use crate::fixtures::{self, FixtureOptions, FixtureReport};
 use crate::pg::{DatabaseUrl, LocalServer, ServerOptions, Session, quote_ident, quote_table};
 use crate::schema::TableName;
 
-const APPLICATION: &str = "racealpha demo";
+const PURPOSE: &str = "demo";
 const DATABASE: &str = "racing";
 /// Roles as a hosted Postgres has them: the live table is open to the second and third.
 const ROLES: [&str; 3] = ["anon", "authenticated", "service_role"];
@@ -105,7 +105,7 @@ pub async fn demo(base: &Context, options: &DemoOptions) -> Result<DemoReport, P
         ..base.clone()
     };
 
-    let mut session = Session::open(&database, APPLICATION).await?;
+    let mut session = Session::open(&database, PURPOSE).await?;
     let source = FixtureOptions { races: options.races, seed: options.seed };
     let made = fixtures::load(&mut session, &source, &base.progress, &base.cancel).await?;
     let table = context.pipeline.target.table.clone();

@@ -16,6 +16,7 @@ use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use futures::StreamExt;
 use serde::Serialize;
 use tokio::runtime::Handle;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_util::sync::CancellationToken;
 
 use super::PipelineError;
@@ -100,7 +101,7 @@ pub(super) async fn column_numbers(
     relation: &RelationInfo,
 ) -> Result<BTreeMap<String, i16>, SourceError> {
     let sql = "SELECT attname, attnum FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped";
-    let rows = session.query(sql, &[&relation.oid]).await.map_err(SourceError::Snapshot)?;
+    let rows = session.query_typed(sql, &[(&relation.oid, Type::OID)]).await.map_err(SourceError::Snapshot)?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
@@ -118,7 +119,7 @@ impl Candidate<'_> {
             return Ok(Err(why));
         }
         let sql = format!("SELECT count(*) FROM {}", quote_table(&self.relation.schema.table));
-        let rows: i64 = session.query_one(&sql, &[]).await.map_err(SourceError::Snapshot)?.get(0);
+        let rows: i64 = session.query_typed_one(&sql, &[]).await.map_err(SourceError::Snapshot)?.get(0);
         let (by_index, condition) = condition;
         let rows = u64::try_from(rows).unwrap_or(0);
         Ok(Ok(Increment { condition, by_index, rows, last: last.clone() }))
@@ -203,7 +204,9 @@ impl Candidate<'_> {
                            WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attname = $3) \
                    FROM pg_class c WHERE c.oid = $1";
         let key = &self.mark.key;
-        let row = session.query_one(sql, &[&self.relation.oid, key, &by]).await.map_err(SourceError::Snapshot)?;
+        let parameters: [(&(dyn ToSql + Sync), Type); 3] =
+            [(&self.relation.oid, Type::OID), (key, Type::TEXT_ARRAY), (&by, Type::TEXT)];
+        let row = session.query_typed_one(sql, &parameters).await.map_err(SourceError::Snapshot)?;
         let is_plain: bool = row.get(0);
         let watermark_type: Option<String> = row.get(4);
         Ok(if !is_plain {

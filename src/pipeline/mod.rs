@@ -10,6 +10,7 @@ mod features;
 mod incremental;
 mod preview;
 mod pull;
+mod pull_queue;
 mod push;
 mod query;
 mod rebuild;

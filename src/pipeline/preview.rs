@@ -17,9 +17,10 @@ use crate::lake::{Lake, Manifest, Version};
 use crate::pg::{Session, quote_ident};
 use crate::progress::Step;
 use crate::push::{self, PushMode, PushPlan};
+use crate::source::SourceError;
 use crate::transform::{Engine, create_views, rows_as_json};
 
-const APPLICATION: &str = "racealpha preview";
+const PURPOSE: &str = "preview";
 /// The live table's name beside the dataset's.
 const LIVE: &str = "live_table";
 /// Types whose mean says something.
@@ -80,7 +81,9 @@ pub async fn preview(context: &Context, table: Option<&str>) -> Result<PreviewRe
     let dataset = dataset_of(&manifest, &name)?;
     let (version, dataset_rows) = (dataset.version, dataset.rows);
     let url = context.settings.target()?;
-    let session = Session::open(url, APPLICATION).await?;
+    let session = Session::open(url, PURPOSE).await?;
+    // Behind a pooler only a transaction's settings hold, and only within it every statement meets the same server.
+    session.begin_read_only(None).await.map_err(SourceError::Snapshot)?;
     let plan = push::plan(&session, &options, &dataset.schema).await?;
     drop(session);
 
@@ -107,6 +110,7 @@ pub async fn preview(context: &Context, table: Option<&str>) -> Result<PreviewRe
             lake: &beside,
             run_id: "preview",
             connections: context.settings.jobs,
+            rate: context.settings.rate_limit(),
             progress: &context.progress,
             step: Step::Preview,
             cancel: &context.cancel,

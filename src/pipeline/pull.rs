@@ -6,22 +6,30 @@
 //! session 2 ── COPY ──▶ decode ──▶ [1 batch] ──▶ Parquet encoder ──▶ object store
 //! coordinator: exports the snapshot
 //! ```
+//!
+//! A session that is lost takes nothing along but the files that its worker had not completed: these are removed, and
+//! their ranges are copied again over another session of the same snapshot. When the snapshot itself is lost, so is all
+//! that was read from it, and the pull starts over.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use chrono::Utc;
+use object_store::path::Path;
 use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::drift::{self, ColumnDrift};
 use super::incremental::{Candidate, Increment, Merge, Merged, PullMode, column_numbers};
+use super::pull_queue::{PIECE_FAILURES_MAX, Piece, PieceQueue};
 use super::run::with_run;
 use super::{Context, PipelineError, Run};
 use crate::columnar::{BatchBuilder, NumericSeen, schema_for};
@@ -30,10 +38,12 @@ use crate::lake::{
     DataFile, Lake, LakeError, LakeTable, Manifest, Origin, PartitionTransform, Publication, SnapshotMark, SourceMark,
     TableLayout, TableWriter, Version,
 };
-use crate::pg::{DatabaseUrl, RelationInfo, Session, describe_table};
+use crate::pg::{DatabaseUrl, RelationInfo, Session};
 use crate::progress::{Progress, Step, Work};
 use crate::schema::TableName;
-use crate::source::{CopyRange, CopyStream, SharedSnapshot, SnapshotInfo, SourceError, plan_ranges};
+use crate::source::{
+    Backoff, CopyRange, CopyStream, RateLimit, Remedy, SharedSnapshot, SnapshotInfo, SourceError, plan_ranges,
+};
 use crate::transform::EngineLimits;
 use crate::wire::CopyDecoder;
 
@@ -45,6 +55,14 @@ const BATCH_BYTES_MAX: usize = 1 << 20;
 const KEYS: &str = "@keys";
 /// Batches that wait for the encoder; a slow disk then slows the server down instead of filling memory.
 const QUEUED_BATCHES_MAX: usize = 1;
+/// Wire bytes after which a worker completes its files of a table, so that a lost connection costs no more than these.
+const SHARE_BYTES_MAX: u64 = 1 << 30;
+/// Snapshots that one pull may begin with.
+const SNAPSHOTS_MAX: u32 = 5;
+/// Times that a worker tries to open another session before the pull fails.
+const REJOINS_MAX: u32 = 10;
+/// How long a server that went away in the middle of a pull may take to come back.
+const RETURN_PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a pull did.
 #[derive(Debug, Clone, Serialize)]
@@ -59,6 +77,10 @@ pub struct PullReport {
     pub seconds: f64,
     /// Connections used.
     pub connections: usize,
+    /// Ranges that were copied again because a connection was lost or a statement took too long.
+    pub repeated_ranges: u64,
+    /// Snapshots that were lost, each with all that had been read from it.
+    pub lost_snapshots: u32,
 }
 
 /// What a pull did to one table.
@@ -156,6 +178,7 @@ async fn pull_tables(
         lake: &run.lake,
         run_id: run.id.as_str(),
         connections: context.settings.jobs,
+        rate: context.settings.rate_limit(),
         progress: &context.progress,
         step: Step::Pull,
         cancel: &context.cancel,
@@ -177,6 +200,8 @@ pub(super) struct PullJob<'a> {
     pub(super) lake: &'a Lake,
     pub(super) run_id: &'a str,
     pub(super) connections: usize,
+    /// What all connections together may take.
+    pub(super) rate: Option<Arc<RateLimit>>,
     pub(super) progress: &'a Progress,
     pub(super) step: Step,
     pub(super) cancel: &'a CancellationToken,
@@ -265,31 +290,90 @@ impl Share {
     }
 }
 
-type Queue = Arc<Mutex<VecDeque<(usize, CopyRange)>>>;
+/// What all workers together came to.
+struct Copied {
+    /// Each table's shares.
+    shares: Vec<(usize, Share)>,
+    connections: usize,
+    /// The session that holds the snapshot, unless the only worker had it.
+    snapshot: Option<Arc<SharedSnapshot>>,
+}
 
 impl PullJob<'_> {
-    /// Pulls the tables and publishes them as the lake's next version.
+    /// Pulls the tables and publishes them as the lake's next version; starts over when the snapshot is lost.
     pub(super) async fn pull(&self, tables: &[TablePull]) -> Result<PullReport, PipelineError> {
         let started = Instant::now();
+        let mut snapshot = unless_cancelled(self.cancel, SharedSnapshot::open(self.url)).await??;
+        let mut lost = 0;
+        loop {
+            match self.pull_at(snapshot, tables).await {
+                Err(PipelineError::Source(error @ SourceError::SnapshotLost)) if lost + 1 < SNAPSHOTS_MAX => {
+                    lost += 1;
+                    let message = format!("{error}; starting over with another ({} of {SNAPSHOTS_MAX})", lost + 1);
+                    self.progress.warn(self.step, message);
+                    snapshot = self.open_again().await?;
+                }
+                outcome => {
+                    let seconds = started.elapsed().as_secs_f64();
+                    return outcome.map(|report| PullReport { seconds, lost_snapshots: lost, ..report });
+                }
+            }
+        }
+    }
+
+    /// Waits for a server that went away to come back.
+    async fn open_again(&self) -> Result<SharedSnapshot, PipelineError> {
+        let (started, mut backoff) = (Instant::now(), Backoff::default());
+        loop {
+            unless_cancelled(self.cancel, sleep(backoff.pause())).await?;
+            match unless_cancelled(self.cancel, SharedSnapshot::open(self.url)).await? {
+                Err(error) if error.remedy() == Remedy::Again && started.elapsed() < RETURN_PATIENCE => {}
+                outcome => return Ok(outcome?),
+            }
+        }
+    }
+
+    /// Pulls what one snapshot sees.
+    async fn pull_at(&self, snapshot: SharedSnapshot, tables: &[TablePull]) -> Result<PullReport, PipelineError> {
+        let started = Instant::now();
         let publication = Publication::prepare(self.lake, self.run_id).await?;
-        let snapshot = unless_cancelled(self.cancel, SharedSnapshot::open(self.url)).await??;
         let mut pulling = Vec::with_capacity(tables.len());
         for table in tables {
             let described = self.describe(&snapshot, table, &publication);
-            pulling.push(unless_cancelled(self.cancel, described).await??);
+            let described = unless_cancelled(self.cancel, described).await?;
+            pulling.push(described.map_err(|error| match error {
+                PipelineError::Source(error) if error.remedy() != Remedy::None => SourceError::SnapshotLost.into(),
+                error => error,
+            })?);
         }
         self.report_drift(&publication, &pulling)?;
         if self.options.incremental {
             self.plan_increments(&snapshot, &publication, &mut pulling).await?;
         }
         let pulling = Arc::new(pulling);
-        let queue = self.queue(&pulling, snapshot.info().server_version);
+        let queue = Arc::new(self.queue(&pulling, snapshot.info().server_version));
 
         // A failure of one ends all.
         let all = self.cancel.child_token();
-        let copied = self.copy(&snapshot, &pulling, &queue, &all).await;
+        let info = snapshot.info().clone();
+        let copied = self.copy(snapshot, &pulling, &queue, &all).await;
         all.cancel();
-        let (manifest, mut merged) = self.publish(publication, &snapshot, &pulling, copied?).await?;
+        let result = match copied {
+            Ok(copied) => {
+                let connections = copied.connections;
+                self.publish(publication, &info, &pulling, copied).await.map(|published| (published, connections))
+            }
+            Err(error) => Err(error),
+        };
+        let ((manifest, mut merged), connections) = match result {
+            Ok(published) => published,
+            Err(error) => {
+                if let Err(error) = self.lake.remove_unpublished().await {
+                    tracing::warn!(%error, "files of the failed pull remain; the next run removes them");
+                }
+                return Err(error);
+            }
+        };
         let pulling = Arc::into_inner(pulling).expect("all workers have ended");
         let mut report = BTreeMap::new();
         for done in pulling {
@@ -312,10 +396,12 @@ impl PullJob<'_> {
         }
         Ok(PullReport {
             version: manifest.version,
-            snapshot: snapshot.info().clone(),
+            snapshot: info,
             tables: report,
             seconds: started.elapsed().as_secs_f64(),
-            connections: self.connections,
+            connections,
+            repeated_ranges: queue.repeated(),
+            lost_snapshots: 0,
         })
     }
 
@@ -325,7 +411,7 @@ impl PullJob<'_> {
         table: &TablePull,
         publication: &Publication,
     ) -> Result<Pulling, PipelineError> {
-        let relation = describe_table(snapshot.session(), &table.source).await.map_err(SourceError::from)?;
+        let relation = snapshot.hold(&table.source).await?;
         if relation.schema.columns.is_empty() {
             return Err(PipelineError::Usage(format!(
                 "table {} has no columns, so there is nothing to pull",
@@ -417,7 +503,7 @@ impl PullJob<'_> {
     }
 
     /// Ranges of the largest table first, so that the connections end together.
-    fn queue(&self, pulling: &[Pulling], server_version: u32) -> Queue {
+    fn queue(&self, pulling: &[Pulling], server_version: u32) -> PieceQueue {
         let mut order: Vec<usize> = (0..pulling.len()).collect();
         order.sort_by_key(|index| std::cmp::Reverse(pulling[*index].relation.pages));
         let ranges = order.into_iter().flat_map(|index| {
@@ -427,38 +513,60 @@ impl PullJob<'_> {
             };
             ranges.into_iter().map(move |range| (index, range))
         });
-        Arc::new(Mutex::new(ranges.collect()))
+        PieceQueue::new(ranges)
     }
 
-    /// Runs the workers until the queue is empty; gives each table's shares.
+    /// Runs the workers until the queue is empty.
     async fn copy(
         &self,
-        snapshot: &SharedSnapshot,
+        snapshot: SharedSnapshot,
         pulling: &Arc<Vec<Pulling>>,
-        queue: &Queue,
+        queue: &Arc<PieceQueue>,
         all: &CancellationToken,
-    ) -> Result<Vec<(usize, Share)>, PipelineError> {
+    ) -> Result<Copied, PipelineError> {
         let mut workers = JoinSet::new();
         let mut failure = None;
-        for worker in 0..self.connections {
-            match unless_cancelled(all, snapshot.join()).await? {
+        let writers = Arc::new(AtomicUsize::new(0));
+        let worker = |session, snapshot| Worker {
+            session,
+            snapshot,
+            rate: self.rate.clone(),
+            lake: self.lake.clone(),
+            pulling: Arc::clone(pulling),
+            queue: Arc::clone(queue),
+            writers: Arc::clone(&writers),
+            progress: self.progress.clone(),
+            step: self.step,
+            cancel: all.clone(),
+        };
+        let mut snapshot = Some(Arc::new(snapshot));
+        let mut connections = 0;
+        while let Some(shared) = snapshot.as_ref().filter(|_| connections < self.connections) {
+            // Only without the first is there nothing to do meanwhile.
+            let failures_max = if connections == 0 && !shared.is_pooled() { REJOINS_MAX } else { 0 };
+            match join(shared, all, failures_max).await {
                 Ok(session) => {
-                    let worker = Worker {
-                        number: worker,
-                        session,
-                        lake: self.lake.clone(),
-                        pulling: Arc::clone(pulling),
-                        queue: Arc::clone(queue),
-                        cancel: all.clone(),
-                    };
-                    workers.spawn(worker.run());
+                    workers.spawn(worker(session, Some(Arc::clone(shared))).run());
+                    connections += 1;
                 }
                 // The pull goes on with the connections it could get.
-                Err(error) if worker > 0 => {
-                    self.progress.warn(self.step, format!("pulling with {worker} connections: {error}"));
+                Err(error @ PipelineError::Source(_)) if connections > 0 => {
+                    self.progress.warn(self.step, format!("pulling with {connections} connections: {error}"));
                     break;
                 }
-                Err(error) => failure = Some(error.into()),
+                Err(error @ PipelineError::Source(_)) if shared.is_pooled() && !shared.is_lost() => {
+                    let message =
+                        format!("pulling with one connection, as the pooler lets no two share a snapshot: {error}");
+                    self.progress.warn(self.step, message);
+                    if let Some(alone) = snapshot.take().and_then(Arc::into_inner) {
+                        workers.spawn(worker(alone.into_session(), None).run());
+                    }
+                    connections = 1;
+                }
+                Err(error) => {
+                    failure = Some(error);
+                    break;
+                }
             }
         }
         let mut shares = Vec::new();
@@ -475,19 +583,23 @@ impl PullJob<'_> {
         match failure {
             _ if self.cancel.is_cancelled() => Err(PipelineError::Cancelled),
             Some(error) => Err(error),
-            None => Ok(shares),
+            None => Ok(Copied { shares, connections, snapshot }),
         }
     }
 
     async fn publish(
         &self,
         publication: Publication,
-        snapshot: &SharedSnapshot,
+        snapshot: &SnapshotInfo,
         pulling: &[Pulling],
-        shares: Vec<(usize, Share)>,
+        copied: Copied,
     ) -> Result<(Manifest, BTreeMap<String, Merged>), PipelineError> {
+        // Only if nobody could rewrite a table meanwhile were the ranges of all sessions parts of one whole.
+        if let Some(held) = &copied.snapshot {
+            unless_cancelled(self.cancel, held.check()).await??;
+        }
         let mut joined: Vec<Share> = pulling.iter().map(|_| Share::default()).collect();
-        for (index, share) in shares {
+        for (index, share) in copied.shares {
             let into = &mut joined[index];
             into.files.extend(share.files);
             into.rows_sent += share.rows_sent;
@@ -518,7 +630,7 @@ impl PullJob<'_> {
                 share.files = self.write_empty(table).await?;
             }
             share.files.sort_by(|a, b| a.path.cmp(&b.path));
-            let mut made = lake_table(table, share, publication.version(), self.run_id, snapshot.info());
+            let mut made = lake_table(table, share, publication.version(), self.run_id, snapshot);
             if let Some(last) = last {
                 // The same files, known to be right at a later time: what was made of them is not stale.
                 (made.version, made.run_id, made.created) = (last.version, last.run_id.clone(), last.created);
@@ -619,44 +731,74 @@ async fn unless_cancelled<T>(cancel: &CancellationToken, answer: impl Future<Out
     }
 }
 
+/// Another session of a snapshot, after so many failures at most.
+async fn join(
+    snapshot: &SharedSnapshot,
+    cancel: &CancellationToken,
+    failures_max: u32,
+) -> Result<Session, PipelineError> {
+    let mut backoff = Backoff::default();
+    loop {
+        match unless_cancelled(cancel, snapshot.join()).await? {
+            Err(error) if error.remedy() == Remedy::Again && backoff.failures() < failures_max => {
+                tracing::debug!(%error, "cannot open another session yet");
+                unless_cancelled(cancel, sleep(backoff.pause())).await?;
+            }
+            Err(error) if error.remedy() == Remedy::StartOver => return Err(SourceError::SnapshotLost.into()),
+            outcome => return Ok(outcome?),
+        }
+    }
+}
+
 /// One connection and its encoder.
 struct Worker {
-    number: usize,
     session: Session,
+    /// Where another session can be had; nowhere for the only one that has the snapshot.
+    snapshot: Option<Arc<SharedSnapshot>>,
+    rate: Option<Arc<RateLimit>>,
     lake: Lake,
     pulling: Arc<Vec<Pulling>>,
-    queue: Queue,
+    queue: Arc<PieceQueue>,
+    /// Numbers the writers of all workers, so that no two files have one name.
+    writers: Arc<AtomicUsize>,
+    progress: Progress,
+    step: Step,
     cancel: CancellationToken,
 }
 
 /// A worker's share of one table, under construction.
 struct TableShare {
     index: usize,
+    /// What is completely in it.
+    pieces: Vec<Piece>,
+    bytes: u64,
     rows_sent: u64,
     builder: BatchBuilder,
     encoder: Encoder,
 }
 
 impl Worker {
-    /// Copies ranges until the queue is empty.
+    /// Copies pieces until the queue is empty.
     async fn run(mut self) -> Result<Vec<(usize, Share)>, PipelineError> {
         let mut shares = Vec::new();
         let mut current: Option<TableShare> = None;
-        while let Some((index, range)) = self.next() {
-            if let Some(done) = current.take_if(|share| share.index != index) {
+        while let Some(piece) = self.queue.next() {
+            if let Some(done) = current.take_if(|share| !share.takes(piece)) {
                 shares.push(done.finish(&self.pulling).await?);
             }
-            let share = match &mut current {
+            let mut share = match current.take() {
                 Some(share) => share,
-                None => current.insert(self.begin(index)?),
+                None => self.begin(piece.table)?,
             };
-            if let Err(error) = self.copy(share, range).await {
-                // The encoder's error, if it has one, is the reason why it takes no more batches.
-                let own = match current {
-                    Some(share) => share.encoder.finish().await.err(),
-                    None => None,
-                };
-                return Err(own.unwrap_or(error));
+            match self.copy(&mut share, piece.range).await {
+                Ok(()) => {
+                    share.pieces.push(piece);
+                    current = Some(share);
+                }
+                Err(error) => {
+                    let pieces = share.discard(&self.lake).await?;
+                    self.recover(pieces, piece, error).await?;
+                }
             }
         }
         if let Some(done) = current {
@@ -665,16 +807,38 @@ impl Worker {
         Ok(shares)
     }
 
-    fn next(&self) -> Option<(usize, CopyRange)> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    /// Puts back the pieces whose files are thrown away, and opens another session.
+    async fn recover(&mut self, pieces: Vec<Piece>, failed: Piece, error: PipelineError) -> Result<(), PipelineError> {
+        let PipelineError::Source(error) = error else { return Err(error) };
+        let failed = Piece { failures: failed.failures + 1, ..failed };
+        let again = match error.remedy() {
+            Remedy::Again if failed.failures < PIECE_FAILURES_MAX => vec![failed],
+            Remedy::Halves => {
+                let halves = failed.range.halves(self.pulling[failed.table].relation.pages);
+                halves.into_iter().flatten().map(|range| Piece { range, ..failed }).collect()
+            }
+            _ => Vec::new(),
+        };
+        if again.is_empty() {
+            return Err(error.into());
+        }
+        let Some(snapshot) = &self.snapshot else { return Err(SourceError::SnapshotLost.into()) };
+        let count = pieces.len() + again.len();
+        self.progress.warn(self.step, format!("{error}; copying {count} ranges of it again"));
+        self.queue.put_back(pieces.into_iter().chain(again));
+        self.session = join(snapshot, &self.cancel, REJOINS_MAX).await?;
+        Ok(())
     }
 
     fn begin(&self, index: usize) -> Result<TableShare, PipelineError> {
         let pulling = &self.pulling[index];
         let (schema, layout) = (Arc::clone(&pulling.schema), pulling.layout.clone());
-        let writer = TableWriter::new(&self.lake, Handle::current(), layout, schema, self.number)?;
+        let number = self.writers.fetch_add(1, Ordering::Relaxed);
+        let writer = TableWriter::new(&self.lake, Handle::current(), layout, schema, number)?;
         Ok(TableShare {
             index,
+            pieces: Vec::new(),
+            bytes: 0,
             rows_sent: 0,
             builder: BatchBuilder::new(&pulling.relation.schema),
             encoder: Encoder::start(writer),
@@ -687,7 +851,8 @@ impl Worker {
         let table = &pulling.relation.schema;
         let decode_failed = |source| PipelineError::Decode { table: table.table.clone(), source };
         let mut decoder = CopyDecoder::new(table.columns.len());
-        let mut stream = CopyStream::open(&mut self.session, table, range, pulling.condition(), &self.cancel).await?;
+        let (condition, rate) = (pulling.condition(), self.rate.clone());
+        let mut stream = CopyStream::open(&mut self.session, table, range, condition, rate, &self.cancel).await?;
         while let Some(bytes) = stream.next().await? {
             decoder.push_block(bytes).map_err(decode_failed)?;
             share.take_block(&mut decoder, pulling, range).await?;
@@ -702,6 +867,21 @@ impl Worker {
 }
 
 impl TableShare {
+    /// Whether a piece goes into the same files as those before it.
+    fn takes(&self, piece: Piece) -> bool {
+        let is_first_try = !piece.is_repeated && self.pieces.iter().all(|piece| !piece.is_repeated);
+        self.index == piece.table && self.bytes < SHARE_BYTES_MAX && is_first_try
+    }
+
+    /// Removes the files; gives the pieces that were in them. The encoder's error, if it has one, is the reason why it
+    /// took no more batches.
+    async fn discard(self, lake: &Lake) -> Result<Vec<Piece>, PipelineError> {
+        for file in self.encoder.finish().await? {
+            lake.delete(&Path::from(file.path)).await?;
+        }
+        Ok(self.pieces)
+    }
+
     /// Moves the decoder's tuples into the batch, and a full batch to the encoder.
     async fn take_block(
         &mut self,
@@ -712,6 +892,7 @@ impl TableShare {
         let (block, bytes) = (decoder.block(), decoder.block_bytes());
         self.builder.append(block, bytes).map_err(|source| value_error(pulling, range, source))?;
         pulling.work.add(block.rows() as u64, bytes as u64);
+        self.bytes += bytes as u64;
         decoder.clear_block();
         if self.builder.rows() >= BATCH_ROWS_MAX || self.builder.bytes() >= BATCH_BYTES_MAX {
             let batch = self.builder.finish().map_err(|source| value_error(pulling, range, source))?;

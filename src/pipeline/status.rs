@@ -10,7 +10,7 @@ use crate::lake::{Origin, Version};
 use crate::pg::{DatabaseUrl, Session};
 use crate::push::{BackupStatus, TargetStatus, backup_status, target_status};
 
-const APPLICATION: &str = "racealpha status";
+const PURPOSE: &str = "status";
 
 /// The state of everything a rebuild touches.
 #[derive(Debug, Clone, Serialize)]
@@ -110,13 +110,21 @@ async fn look(url: Result<&DatabaseUrl, ConfigError>) -> (ServerStatus, Option<S
             return (ServerStatus { server: None, reachable: false, detail: error.to_string() }, None);
         }
     };
-    let (reachable, detail, session) = match Session::open(url, APPLICATION).await {
+    let (reachable, detail, session) = match Session::open(url, PURPOSE).await {
         Ok(session) => {
-            let version = session.query_one("SHOW server_version", &[]).await.map(|row| row.get::<_, String>(0));
-            let detail = version.map_or_else(|error| error.to_string(), |version| format!("PostgreSQL {version}"));
+            let detail = match version(&session).await {
+                Ok(version) => format!("PostgreSQL {version}"),
+                Err(error) => error.to_string(),
+            };
             (true, detail, Some(session))
         }
         Err(error) => (false, error.to_string(), None),
     };
     (ServerStatus { server: Some(url.to_string()), reachable, detail }, session)
+}
+
+/// Begins the transaction in which the session is asked; behind a pooler only that stays on one server session.
+async fn version(session: &Session) -> Result<String, tokio_postgres::Error> {
+    session.begin_read_only(None).await?;
+    Ok(session.query_typed_one("SHOW server_version", &[]).await?.get(0))
 }

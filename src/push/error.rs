@@ -61,14 +61,6 @@ pub enum PushError {
         /// Which of the reasons.
         why: &'static str,
     },
-    /// A pooler that gives every transaction another server session, on which a session's settings and locks are lost.
-    #[error(
-        "{server} is a transaction-mode pooler, which a push cannot use; connect to port 5432 (direct, or session mode)"
-    )]
-    TransactionPooler {
-        /// `user@host:port/database`.
-        server: String,
-    },
     /// The server is too old for what a push does.
     #[error("the server is PostgreSQL {found}; a push needs 13 or newer")]
     OldServer {

@@ -163,7 +163,7 @@ async fn try_clean_up(
 ) -> Result<(), PushError> {
     let table = &run.options.table;
     let (session, _) = session::open(url, table, run_id).await?;
-    session::end_lost(&session, table, run_id, pid, false).await?;
+    session::end_lost(&session, url, table, run_id, pid, false).await?;
     session::wait_for_lock(&session, lock, table, swap::OUTCOME_PATIENCE).await?;
     let removed = run.schema.remove(&session, table).await;
     session::release_lock(&session, lock).await;

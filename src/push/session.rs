@@ -17,8 +17,6 @@ const LOCK_TIMEOUT: &str = "2s";
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// The least version with every catalogue column and statement a push uses.
 const VERSION_MIN: i32 = 130_000;
-/// The port of hosted poolers in transaction mode, as a URL shows it.
-const TRANSACTION_POOLER_PORT: &str = ":6543/";
 /// The version from which the server can notice a vanished client while it works.
 const VERSION_WITH_CONNECTION_CHECK: i32 = 140_000;
 
@@ -60,17 +58,13 @@ impl LockKey {
     }
 }
 
-fn application_name(run_id: &str) -> String {
-    format!("racealpha push {run_id}")
+fn purpose(run_id: &str) -> String {
+    format!("push {run_id}")
 }
 
 /// Opens a session, sets what a push needs, and refuses servers that take no writes.
 pub(super) async fn open(url: &DatabaseUrl, table: &TableName, run_id: &str) -> Result<(Session, Server), PushError> {
-    let server = url.to_string();
-    if server.contains(TRANSACTION_POOLER_PORT) {
-        return Err(PushError::TransactionPooler { server });
-    }
-    let session = Session::open(url, &application_name(run_id)).await?;
+    let session = Session::open_lasting(url, &purpose(run_id)).await?;
     let server = prepare(&session, url, table).await?;
     Ok((session, server))
 }
@@ -179,6 +173,7 @@ pub(super) async fn wait_for_lock(
 /// Ends the server's side of a session of this run that we have lost; with `idle_only`, only if it does nothing.
 pub(super) async fn end_lost(
     client: &Client,
+    url: &DatabaseUrl,
     table: &TableName,
     run_id: &str,
     pid: i32,
@@ -188,7 +183,7 @@ pub(super) async fn end_lost(
         .execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
              WHERE pid = $1 AND left(application_name, 63) = left($2, 63) AND (state LIKE 'idle%' OR NOT $3)",
-            &[&pid, &application_name(run_id), &idle_only],
+            &[&pid, &url.application_name(&purpose(run_id)), &idle_only],
         )
         .await
         .map(|_| ())
@@ -202,8 +197,8 @@ pub(super) async fn cancel_statement(
     run_id: &str,
     pid: i32,
 ) -> Result<(), PushError> {
-    let name = application_name(run_id);
-    let session = Session::open(url, "racealpha cancel").await?;
+    let name = url.application_name(&purpose(run_id));
+    let session = Session::open(url, "cancel").await?;
     session
         .execute(
             "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND left(application_name, 63) = left($2, 63)",

@@ -181,7 +181,7 @@ async fn open_and_wait(url: &DatabaseUrl, swap: &Swap<'_>, lost_pid: i32) -> Res
     let (session, server) = session::open(url, table, swap.run_id).await?;
     if let Err(error) = session::wait_for_lock(&session, swap.lock, table, LOST_SESSION_PATIENCE).await {
         // It holds the lock and does nothing: the batch is over, and the server has not noticed that we are gone.
-        session::end_lost(&session, table, swap.run_id, lost_pid, true).await?;
+        session::end_lost(&session, url, table, swap.run_id, lost_pid, true).await?;
         return Err(error);
     }
     Ok((session, server.pid))

@@ -1,11 +1,12 @@
 //! One COPY BINARY stream of a range.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{CopyRange, SourceError};
+use super::{CopyRange, RateLimit, SourceError};
 use crate::pg::{CopyOut, Session, quote_ident, quote_table};
 use crate::schema::{TableName, TableSchema};
 
@@ -17,6 +18,7 @@ const STALL_LIMIT: Duration = Duration::from_secs(300);
 pub struct CopyStream<'a> {
     copy: CopyOut<'a>,
     table: TableName,
+    rate: Option<Arc<RateLimit>>,
     cancel: CancellationToken,
 }
 
@@ -30,14 +32,15 @@ impl<'a> CopyStream<'a> {
         table: &TableSchema,
         range: CopyRange,
         condition: Option<&str>,
+        rate: Option<Arc<RateLimit>>,
         cancel: &CancellationToken,
     ) -> Result<Self, SourceError> {
-        let failed = |source| SourceError::Copy { table: table.table.clone(), source };
+        let failed = |source| SourceError::copy(&table.table, source);
         let copy = session.copy_out(&copy_statement(table, range, condition)).await.map_err(failed)?;
-        Ok(Self { copy, table: table.table.clone(), cancel: cancel.clone() })
+        Ok(Self { copy, table: table.table.clone(), rate, cancel: cancel.clone() })
     }
 
-    /// The next block; none at the end.
+    /// The next block, once it is within the rate; none at the end.
     ///
     /// # Errors
     /// [`SourceError::Copy`], [`SourceError::Stalled`], [`SourceError::Cancelled`].
@@ -50,7 +53,15 @@ impl<'a> CopyStream<'a> {
                 seconds: STALL_LIMIT.as_secs(),
             })?,
         };
-        block.map_err(|source| SourceError::Copy { table: self.table.clone(), source })
+        let block = block.map_err(|source| SourceError::copy(&self.table, source))?;
+        if let (Some(rate), Some(block)) = (&self.rate, &block) {
+            tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => return Err(SourceError::Cancelled),
+                () = rate.spend(block.len() as u64) => {}
+            }
+        }
+        Ok(block)
     }
 
     /// Rows that the server says it sent; known at the end.

@@ -1,5 +1,7 @@
 //! Why the source could not be read.
 
+use tokio_postgres::error::SqlState;
+
 use crate::pg::{CatalogError, ConnectError, is_connection_lost};
 use crate::schema::TableName;
 
@@ -16,6 +18,26 @@ pub enum SourceError {
     /// The server cannot give or share a snapshot.
     #[error("cannot share one snapshot of the source between connections")]
     Snapshot(#[source] tokio_postgres::Error),
+    /// The pooler has no further server session.
+    #[error("the pooler gave no further server session within {seconds} seconds")]
+    NoSessionLeft {
+        /// How long it was asked.
+        seconds: u64,
+    },
+    /// The session that holds the snapshot has ended, and the snapshot with it.
+    #[error("the session that held the source's snapshot has ended")]
+    SnapshotLost,
+    /// A standby could not wait for the pull.
+    #[error(
+        "copying {table} was cancelled by the standby, which had to remove rows that the pull still reads; set \
+         hot_standby_feedback = on there, or raise max_standby_streaming_delay"
+    )]
+    StandbyConflict {
+        /// The table.
+        table: TableName,
+        /// The server's message.
+        source: tokio_postgres::Error,
+    },
     /// The server or the network ended a copy.
     #[error("copying {table} was cut off by the server or the network")]
     Copy {
@@ -48,6 +70,15 @@ pub enum SourceError {
 }
 
 impl SourceError {
+    /// What the server or the network said in the middle of a copy.
+    pub(super) fn copy(table: &TableName, source: tokio_postgres::Error) -> Self {
+        let table = table.clone();
+        match source.code() {
+            Some(code) if *code == SqlState::T_R_SERIALIZATION_FAILURE => Self::StandbyConflict { table, source },
+            _ => Self::Copy { table, source },
+        }
+    }
+
     /// Whether the server could not be reached or went away, so that trying again may help.
     pub fn is_unreachable(&self) -> bool {
         match self {
@@ -55,7 +86,9 @@ impl SourceError {
             Self::Copy { source, .. } | Self::Snapshot(source) | Self::Catalog(CatalogError::Query { source, .. }) => {
                 is_connection_lost(source)
             }
-            Self::Stalled { .. } => true,
+            Self::Stalled { .. } | Self::SnapshotLost | Self::StandbyConflict { .. } | Self::NoSessionLeft { .. } => {
+                true
+            }
             _ => false,
         }
     }

@@ -3,11 +3,15 @@
 mod copy_out;
 mod error;
 mod ranges;
+mod rate;
+mod retry;
 mod snapshot;
 mod watermark;
 
 pub use copy_out::CopyStream;
 pub use error::SourceError;
 pub use ranges::{CopyRange, plan_ranges};
+pub use rate::RateLimit;
+pub use retry::{Backoff, Remedy};
 pub use snapshot::{SharedSnapshot, SnapshotInfo};
 pub use watermark::{Activity, Watermark};

@@ -35,10 +35,24 @@ impl CopyRange {
     }
 }
 
+impl CopyRange {
+    /// Two ranges that cover the same pages of a heap of `pages`; none where there is only one page, or no heap.
+    pub fn halves(self, pages: u64) -> Option<[Self; 2]> {
+        let middle = self.from.midpoint(self.to.unwrap_or(pages));
+        let halves = [Self { to: Some(middle), ..self }, Self { from: middle, ..self }];
+        (middle > self.from).then_some(halves)
+    }
+}
+
+/// Whether rows of a relation have a `ctid` by which they can be copied in ranges.
+pub(super) fn has_heap(relation: &RelationInfo) -> bool {
+    HEAP_KINDS.contains(&relation.kind)
+}
+
 /// Cuts a relation into ranges that `connections` can share; one range where ctid cannot serve (views, partitioned
 /// tables, servers before 14).
 pub fn plan_ranges(relation: &RelationInfo, server_version: u32, connections: u64) -> Vec<CopyRange> {
-    if server_version < TID_RANGE_SCAN_VERSION || !HEAP_KINDS.contains(&relation.kind) {
+    if server_version < TID_RANGE_SCAN_VERSION || !has_heap(relation) {
         return vec![CopyRange::ALL];
     }
     let pages = relation.pages.div_ceil(connections.max(1)).clamp(RANGE_PAGES_MIN, RANGE_PAGES_MAX);
@@ -69,6 +83,15 @@ mod tests {
                 next = range.to.unwrap_or(next);
             }
         }
+    }
+
+    #[test]
+    fn halves_cover_the_same_pages_until_there_is_one() {
+        let open = CopyRange { from: 10, to: None };
+        assert_eq!(open.halves(20), Some([CopyRange { from: 10, to: Some(15) }, CopyRange { from: 15, to: None }]));
+        assert_eq!(CopyRange { from: 10, to: Some(11) }.halves(20), None);
+        assert_eq!(CopyRange::ALL.halves(0), None);
+        assert_eq!(open.halves(11), None);
     }
 
     #[test]

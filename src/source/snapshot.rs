@@ -1,11 +1,21 @@
 //! One consistent view of the source for all sessions of a pull.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 
+use super::ranges::has_heap;
 use super::{Activity, SourceError, Watermark};
-use crate::pg::{DatabaseUrl, Session, quote_literal};
+use crate::pg::{DatabaseUrl, RelationInfo, Session, describe_table, quote_table};
+use crate::schema::TableName;
 
-const APPLICATION: &str = "racealpha pull";
+const PURPOSE: &str = "pull";
+/// How long a pooler may take to find another server session for a pull.
+const JOIN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the session that holds the snapshot may take to say that it still does.
+const CHECK_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The point in the source's history that a pull reads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +34,6 @@ pub struct SnapshotInfo {
 #[derive(Debug)]
 pub struct SharedSnapshot {
     session: Session,
-    url: DatabaseUrl,
     info: SnapshotInfo,
     watermark: Option<Watermark>,
 }
@@ -35,14 +44,11 @@ impl SharedSnapshot {
     /// # Errors
     /// [`SourceError::Connect`] without a session, [`SourceError::Snapshot`] when the server cannot export one.
     pub async fn open(url: &DatabaseUrl) -> Result<Self, SourceError> {
-        let session = Session::open(url, APPLICATION).await?;
+        let session = Session::open(url, PURPOSE).await?;
         let activity = Activity::read(&session).await?;
-        session
-            .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            .await
-            .map_err(SourceError::Snapshot)?;
+        session.begin_read_only(None).await.map_err(SourceError::Snapshot)?;
         let row = session
-            .query_one(
+            .query_typed_one(
                 "SELECT pg_export_snapshot(), to_char(now(), 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), \
                  CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_lsn()::text END, \
                  current_setting('server_version_num')::int",
@@ -58,7 +64,39 @@ impl SharedSnapshot {
             server_version: u32::try_from(version).unwrap_or(0),
         };
         let watermark = activity.watermark(&session, info.server_version).await?;
-        Ok(Self { session, url: url.clone(), info, watermark })
+        Ok(Self { session, info, watermark })
+    }
+
+    /// Describes a table as the snapshot sees it, and keeps it as it is: until the session ends nobody can rewrite it, so
+    /// that rows keep their `ctid` and a range copied again has the rows it had.
+    ///
+    /// # Errors
+    /// [`SourceError::Catalog`], [`SourceError::Copy`].
+    pub async fn hold(&self, table: &TableName) -> Result<RelationInfo, SourceError> {
+        let relation = describe_table(&self.session, table).await?;
+        if !has_heap(&relation) {
+            return Ok(relation);
+        }
+        // Reading no row of it locks it as reading all would, and works where `LOCK TABLE` does not.
+        let read = format!("SELECT FROM {} LIMIT 0", quote_table(table));
+        self.session.batch_execute(&read).await.map_err(|source| SourceError::copy(table, source))?;
+        Ok(describe_table(&self.session, table).await?)
+    }
+
+    /// Proves that the snapshot and the locks of [`SharedSnapshot::hold`] have lasted until now.
+    ///
+    /// # Errors
+    /// [`SourceError::SnapshotLost`].
+    pub async fn check(&self) -> Result<(), SourceError> {
+        match timeout(CHECK_PATIENCE, self.session.batch_execute("SELECT 1")).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(SourceError::SnapshotLost),
+        }
+    }
+
+    /// Whether the session that holds the snapshot is known to have ended.
+    pub fn is_lost(&self) -> bool {
+        self.session.is_closed()
     }
 
     /// The point in history.
@@ -76,17 +114,36 @@ impl SharedSnapshot {
         &self.session
     }
 
+    /// Whether a pooler stands between us and the server.
+    pub fn is_pooled(&self) -> bool {
+        self.session.is_pooled()
+    }
+
+    /// Gives up sharing: the session is the only one that sees these rows.
+    pub fn into_session(self) -> Session {
+        self.session
+    }
+
     /// Opens another session that sees exactly the same rows.
     ///
     /// # Errors
-    /// As [`SharedSnapshot::open`].
+    /// As [`SharedSnapshot::open`], [`SourceError::SnapshotLost`], and [`SourceError::NoSessionLeft`] behind a pooler that
+    /// has none to give.
     pub async fn join(&self) -> Result<Session, SourceError> {
-        let session = Session::open(&self.url, APPLICATION).await?;
-        let statement = format!(
-            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
-            quote_literal(&self.info.id)
-        );
-        session.batch_execute(&statement).await.map_err(SourceError::Snapshot)?;
+        if self.is_lost() {
+            return Err(SourceError::SnapshotLost);
+        }
+        if !self.session.is_pooled() {
+            return self.open_joined().await;
+        }
+        timeout(JOIN_PATIENCE, self.open_joined())
+            .await
+            .map_err(|_| SourceError::NoSessionLeft { seconds: JOIN_PATIENCE.as_secs() })?
+    }
+
+    async fn open_joined(&self) -> Result<Session, SourceError> {
+        let session = self.session.open_beside(PURPOSE).await?;
+        session.begin_read_only(Some(&self.info.id)).await.map_err(SourceError::Snapshot)?;
         Ok(session)
     }
 }

@@ -55,7 +55,7 @@ impl Activity {
                           has_function_privilege('pg_control_system()', 'EXECUTE') AND has_function_privilege('pg_control_checkpoint()', 'EXECUTE') \
                    FROM pg_stat_activity a \
                    WHERE a.datname = current_database() AND a.backend_type IS DISTINCT FROM 'autovacuum worker'";
-        let row = session.query_one(sql, &[]).await.map_err(SourceError::Snapshot)?;
+        let row = session.query_typed_one(sql, &[]).await.map_err(SourceError::Snapshot)?;
         let (oldest, hidden, tells): (Option<String>, bool, bool) = (row.get(0), row.get(1), row.get(2));
         let server = if tells { Some(server(session).await?) } else { None };
         Ok(Self { server, oldest: oldest.filter(|_| !hidden) })
@@ -69,7 +69,7 @@ impl Activity {
     pub async fn watermark(self, session: &Client, server_version: u32) -> Result<Option<Watermark>, SourceError> {
         let Some(server) = self.server.filter(|_| server_version >= VERSION_MIN) else { return Ok(None) };
         let sql = "SELECT pg_snapshot_xmin(s)::text, pg_snapshot_xmax(s)::text FROM pg_current_snapshot() AS s";
-        let row = session.query_one(sql, &[]).await.map_err(SourceError::Snapshot)?;
+        let row = session.query_typed_one(sql, &[]).await.map_err(SourceError::Snapshot)?;
         let id = |column: usize| row.get::<_, String>(column).parse::<u64>().ok();
         Ok(id(0).zip(id(1)).map(|(xmin, xmax)| Watermark { server, xmin, xmax, time: self.oldest }))
     }
@@ -81,5 +81,5 @@ async fn server(session: &Session) -> Result<String, SourceError> {
                            ELSE lower(left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)) END, \
                       (SELECT oid FROM pg_database WHERE datname = current_database())) \
                FROM pg_control_system() AS s, pg_control_checkpoint() AS c";
-    Ok(session.query_one(sql, &[]).await.map_err(SourceError::Snapshot)?.get(0))
+    Ok(session.query_typed_one(sql, &[]).await.map_err(SourceError::Snapshot)?.get(0))
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::Schema;
 use futures::{Stream, stream};
-use racealpha::pg::{DatabaseUrl, Session};
+use racealpha::pg::{ConnectError, DatabaseUrl, Session};
 use racealpha::progress::Progress;
 use racealpha::push::{
     self, BoxError, Dataset, MissingColumns, NewColumns, PushError, PushMode, PushReport, TargetOptions,
@@ -969,7 +969,7 @@ async fn a_transaction_pooler_is_refused_before_it_is_asked() {
     let cancel = CancellationToken::new();
     let error =
         push::push(&url, &options(), dataset(rows(0, 1, 1)), "r1", &Progress::new(), &cancel).await.unwrap_err();
-    assert!(matches!(error, PushError::TransactionPooler { .. }), "{error:?}");
+    assert!(matches!(error, PushError::Connect(ConnectError::TransactionPooler { .. })), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

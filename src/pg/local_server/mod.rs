@@ -308,7 +308,7 @@ impl LocalServer {
 
     async fn change_databases(&self, verb: &str, name: &str, rest: &str) -> Result<(), LocalServerError> {
         let url: DatabaseUrl = self.url().as_str().parse()?;
-        let session = Session::open(&url, "racealpha local server").await?;
+        let session = Session::open(&url, "local server").await?;
         session
             .batch_execute(&format!("{verb} {} {rest}", quote_ident(name)))
             .await

@@ -8,8 +8,23 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 /// Variables of the tester's machine that the program would read.
-const SETTINGS: [&str; 6] =
-    ["DATABASE_URL", "TARGET_DATABASE_URL", "RACEALPHA_LAKE", "RACEALPHA_JOBS", "RACEALPHA_MEMORY", "RUST_LOG"];
+const SETTINGS: [&str; 15] = [
+    "DATABASE_URL",
+    "TARGET_DATABASE_URL",
+    "RACEALPHA_LAKE",
+    "RACEALPHA_JOBS",
+    "RACEALPHA_MEMORY",
+    "RUST_LOG",
+    "PGHOST",
+    "PGHOSTADDR",
+    "PGPORT",
+    "PGDATABASE",
+    "PGUSER",
+    "PGPASSWORD",
+    "PGSERVICE",
+    "PGSSLMODE",
+    "PGOPTIONS",
+];
 
 /// A folder to run the program in; its lake is `data_lake` below it.
 #[derive(Debug)]

@@ -1,6 +1,9 @@
 //! What the integration tests share: one throw-away Postgres cluster, one fresh database per test, waiting for a condition.
 
 mod binary;
+mod guarded;
+mod proxy;
+mod servers;
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,6 +15,8 @@ use racealpha::pg::{LocalServer, ServerOptions, ServerUrl};
 use tokio_postgres::{Client, NoTls};
 
 pub(crate) use binary::{Ran, Workspace};
+pub(crate) use proxy::{Fault, Proxy};
+pub(crate) use servers::{Bouncer, Standby, password};
 
 /// How long [`eventually`] waits. Far above what anything here takes, so that only a real hang meets it.
 const PATIENCE: Duration = Duration::from_secs(60);

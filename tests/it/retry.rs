@@ -1,0 +1,185 @@
+//! Pulls whose connections, statements, snapshots and servers are lost on the way: the lake has every row once.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use racealpha::pg::{LocalServer, ServerOptions};
+use rand::{RngExt, SeedableRng, rngs::ChaCha12Rng};
+use serde_json::Value;
+use tokio_postgres::Client;
+
+use crate::support::{Fault, Proxy, Ran, Standby, TestDb, Workspace, cluster, connect, password};
+
+/// How long a pull may take to begin.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What tells two versions of the table apart, in the words of both engines.
+const DIGEST: &str = "SELECT count(*) || ' ' || md5(string_agg(race_id || ',' || race_date || ',' || note, ';' ORDER BY race_id)) \
+     AS digest FROM races";
+
+/// A table of about a hundred bytes a row, in several ranges.
+async fn create_races(client: &Client, rows: u32) -> Result<()> {
+    let create = format!(
+        "CREATE TABLE public.races AS SELECT n AS race_id, date '2020-01-01' + n % 700 AS race_date, \
+                md5(n::text) || repeat('x', 60) AS note FROM generate_series(1, {rows}) AS n"
+    );
+    Ok(client.batch_execute(&create).await?)
+}
+
+async fn digest(client: &Client) -> Result<String> {
+    Ok(client.query_one(DIGEST, &[]).await?.get(0))
+}
+
+/// What the lake says to the same question.
+fn pulled_digest(workspace: &Workspace) -> Result<String> {
+    let rows = workspace.run(["query", DIGEST, "--format", "json"])?.ok()?.json()?;
+    Ok(rows[0]["digest"].as_str().with_context(|| format!("no digest: {rows}"))?.to_owned())
+}
+
+/// Waits until a session of the pull copies.
+async fn copying(watcher: &Client, name: &str) -> Result<i32> {
+    let busy = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1 \
+                AND state = 'active' AND query LIKE 'COPY%'";
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(row) = watcher.query(busy, &[&name]).await?.first() {
+            return Ok(row.get(0));
+        }
+        ensure!(Instant::now() < deadline, "no session copies");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_row_arrives_once_however_connections_break() -> Result<()> {
+    let db = TestDb::new("breaks").await?;
+    let client = db.client().await?;
+    create_races(&client, 100_000).await?;
+    let wanted = digest(&client).await?;
+    let (mut repeated, mut lost) = (0, 0);
+    for seed in 0..30 {
+        let mut random = ChaCha12Rng::seed_from_u64(seed);
+        let faults: Vec<Fault> = (0..8)
+            .map(|number| {
+                let most = if random.random_bool(0.3) { 12_000 } else { 3_000_000 };
+                let bytes = random.random_range(0..most);
+                match random.random_range(0..4) {
+                    // The first connection has the snapshot; it lives to see others, or there is no pull yet.
+                    kind if number == 0 => {
+                        if kind == 0 {
+                            Fault::None
+                        } else {
+                            Fault::ResetAt(1 + kind)
+                        }
+                    }
+                    _ if number > 3 => Fault::None,
+                    0 => Fault::Slow(Duration::from_micros(random.random_range(0..500))),
+                    1 | 2 => Fault::Reset(bytes),
+                    _ => Fault::End(bytes),
+                }
+            })
+            .collect();
+        let planned = faults.clone();
+        let proxy =
+            Proxy::start(cluster().port(), move |number| planned.get(number).copied().unwrap_or(Fault::None)).await?;
+        let workspace = Workspace::at(&db.url().replace(&cluster().port().to_string(), &proxy.port.to_string()))?;
+        let ran = workspace.run(["--json", "pull", "races", "--jobs", "3"])?;
+        assert_eq!(ran.code, Some(0), "seed {seed}, {faults:?}: {ran:?}");
+        let report = ran.json()?;
+        repeated += report["repeated_ranges"].as_u64().context("repeated_ranges")?;
+        lost += report["lost_snapshots"].as_u64().context("lost_snapshots")?;
+        assert_eq!(pulled_digest(&workspace)?, wanted, "seed {seed}, {faults:?}: {ran:?}");
+        let files = report["tables"]["races"]["files"].as_u64().context("files")?;
+        assert_eq!(workspace.lake_files("tables").len() as u64, files, "files that nobody names, seed {seed}: {ran:?}");
+    }
+    assert!(repeated > 0 && lost > 0, "{repeated} ranges repeated, {lost} snapshots lost: the seeds try too little");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_takes_too_long_is_halved() -> Result<()> {
+    let db = TestDb::new("halves").await?;
+    let client = db.client().await?;
+    create_races(&client, 50_000).await?;
+    let workspace = Workspace::at(db.url())?;
+    let child = workspace.command(["--json", "pull", "races", "--jobs", "1", "--max-rate", "4"]).spawn()?;
+    let process = copying(&client, "racealpha pull").await?;
+    client.execute("SELECT pg_cancel_backend($1)", &[&process]).await?;
+    let ran = Ran::from(child.wait_with_output()?).ok()?;
+    assert!(ran.json()?["repeated_ranges"].as_u64() >= Some(2), "{ran:?}");
+    assert_eq!(pulled_digest(&workspace)?, digest(&client).await?);
+    Ok(())
+}
+
+/// Rows keep their places while a pull goes by them, and a lost session is replaced by one of the same snapshot.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_session_is_replaced_while_the_table_changes_and_cannot_be_rewritten() -> Result<()> {
+    let db = TestDb::new("replaced").await?;
+    let (client, writer) = (db.client().await?, db.client().await?);
+    // More than the network's buffers hold, so that the server cannot be done before its client is.
+    create_races(&client, 200_000).await?;
+    let wanted = digest(&client).await?;
+    writer.batch_execute("BEGIN; DELETE FROM races WHERE race_id % 3 = 0; UPDATE races SET note = 'changed'").await?;
+    let workspace = Workspace::at(db.url())?;
+    let child = workspace.command(["--json", "pull", "races", "--max-rate", "6"]).spawn()?;
+    let process = copying(&client, "racealpha pull").await?;
+    writer.batch_execute("COMMIT").await?;
+    client.execute("SELECT pg_terminate_backend($1)", &[&process]).await?;
+    client.batch_execute("SET lock_timeout = '100ms'").await?;
+    let rewrite = client.batch_execute("VACUUM FULL races").await.expect_err("the pull holds the table as it is");
+    assert_eq!(rewrite.code().map(tokio_postgres::error::SqlState::code), Some("55P03"));
+    let ran = Ran::from(child.wait_with_output()?).ok()?;
+    let report = ran.json()?;
+    assert!(report["repeated_ranges"].as_u64() >= Some(1), "{ran:?}");
+    assert_eq!(report["lost_snapshots"].as_u64(), Some(0), "{ran:?}");
+    assert_eq!(pulled_digest(&workspace)?, wanted);
+    assert_ne!(digest(&client).await?, wanted);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_restarts_is_waited_for() -> Result<()> {
+    let mut server = tokio::task::spawn_blocking(|| LocalServer::start(&ServerOptions::default())).await??;
+    let client = connect(server.url().as_str()).await?;
+    create_races(&client, 40_000).await?;
+    let wanted = digest(&client).await?;
+    let workspace = Workspace::at(server.url().as_str())?;
+    let child = workspace.command(["--json", "pull", "races", "--max-rate", "3"]).spawn()?;
+    copying(&client, "racealpha pull").await?;
+    let server = tokio::task::spawn_blocking(move || {
+        server.stop_immediate()?;
+        server.restart()?;
+        Ok::<_, anyhow::Error>(server)
+    })
+    .await??;
+    let ran = Ran::from(child.wait_with_output()?).ok()?;
+    assert_eq!(ran.json()?["lost_snapshots"].as_u64(), Some(1), "{ran:?}");
+    assert_eq!(pulled_digest(&workspace)?, wanted);
+    tokio::task::spawn_blocking(move || drop(server)).await?;
+    Ok(())
+}
+
+/// A standby that does not wait for its readers cancels them when the primary removes what they read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_cancels_a_pull_is_read_again_or_named() -> Result<()> {
+    let primary = LocalServer::start(&ServerOptions::default())?;
+    let client = connect(primary.url().as_str()).await?;
+    create_races(&client, 60_000).await?;
+    let settings = ["-c", "max_standby_streaming_delay=50ms", "-c", "hot_standby_feedback=off"];
+    let standby = Standby::of(&primary, &settings).await?;
+    let url = format!("postgres://postgres:{}@127.0.0.1:{}/postgres", password(&primary)?, standby.port);
+    let watcher = connect(&url).await?;
+    let workspace = Workspace::at(&url)?;
+    let child = workspace.command(["--json", "pull", "races", "--max-rate", "3"]).spawn()?;
+    copying(&watcher, "racealpha pull").await?;
+    client.batch_execute("DELETE FROM races WHERE race_id % 2 = 0").await?;
+    client.batch_execute("VACUUM races").await?;
+    let ran = Ran::from(child.wait_with_output()?);
+    let reason = "set hot_standby_feedback = on there, or raise max_standby_streaming_delay";
+    if ran.code == Some(0) {
+        let report: Value = ran.json()?;
+        assert!(report["lost_snapshots"].as_u64() >= Some(1), "{ran:?}");
+        assert_eq!(pulled_digest(&workspace)?, digest(&watcher).await?);
+    } else {
+        assert!(ran.code == Some(4) && ran.stderr.contains(reason), "{ran:?}");
+    }
+    Ok(())
+}

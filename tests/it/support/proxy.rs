@@ -1,0 +1,105 @@
+//! A real TCP proxy before a server, whose connections break as networks do.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::Result;
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// Bytes forwarded at once at most.
+const PIECE_BYTES: usize = 16 << 10;
+
+/// What becomes of one connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Fault {
+    None,
+    /// It is reset once the server has sent so many bytes.
+    Reset(usize),
+    /// It ends as if the server had closed it after so many bytes.
+    End(usize),
+    /// It is reset once so many connections have been opened.
+    ResetAt(usize),
+    /// Every piece from the server is late by so much.
+    Slow(Duration),
+}
+
+/// A running proxy; it ends with this value.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    pub(crate) port: u16,
+    task: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// Stands before the server on `port`; `fault` is asked for each connection by its number.
+    pub(crate) async fn start(port: u16, fault: impl Fn(usize) -> Fault + Send + 'static) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let own_port = listener.local_addr()?.port();
+        let opened = watch::Sender::new(0);
+        let task = tokio::spawn(async move {
+            for number in 0.. {
+                let Ok((client, _)) = listener.accept().await else { return };
+                let (fault, count) = (fault(number), opened.subscribe());
+                opened.send_replace(number + 1);
+                // How a broken connection broke is for its two ends to find out.
+                tokio::spawn(async move { drop(serve(client, port, fault, count).await) });
+            }
+        });
+        Ok(Self { port: own_port, task })
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn serve(client: TcpStream, port: u16, fault: Fault, mut opened: watch::Receiver<usize>) -> io::Result<()> {
+    let server = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+    if let Fault::Reset(_) | Fault::ResetAt(_) = fault {
+        SockRef::from(&client).set_linger(Some(Duration::ZERO))?;
+    }
+    let (from_server, mut to_server) = server.into_split();
+    let (mut from_client, to_client) = client.into_split();
+    let upwards = tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
+    let is_due = async {
+        match fault {
+            Fault::ResetAt(count) => drop(opened.wait_for(|opened| *opened >= count).await),
+            _ => std::future::pending().await,
+        }
+    };
+    let ended = tokio::select! {
+        ended = forward(from_server, to_client, fault) => ended,
+        () = is_due => Ok(()),
+    };
+    upwards.abort();
+    ended
+}
+
+async fn forward(mut server: OwnedReadHalf, mut client: OwnedWriteHalf, fault: Fault) -> io::Result<()> {
+    let mut left = match fault {
+        Fault::Reset(bytes) | Fault::End(bytes) => bytes,
+        Fault::None | Fault::ResetAt(_) | Fault::Slow(_) => usize::MAX,
+    };
+    let mut piece = vec![0; PIECE_BYTES];
+    while left > 0 {
+        let room = left.min(PIECE_BYTES);
+        let count = server.read(&mut piece[..room]).await?;
+        if count == 0 {
+            break;
+        }
+        if let Fault::Slow(pause) = fault {
+            tokio::time::sleep(pause).await;
+        }
+        client.write_all(&piece[..count]).await?;
+        left -= count;
+    }
+    Ok(())
+}
