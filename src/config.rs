@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::columnar::{ColumnPolicy, PushPolicy};
 use crate::lake::PartitionTransform;
 use crate::pg::{ConnectError, DatabaseUrl};
 use crate::push::{MissingColumns, NewColumns, TargetMode};
@@ -125,6 +126,9 @@ pub struct TableConfig {
     pub after_event: bool,
     /// What tells which rows an incremental pull takes: a column that every change sets to the present time, or `xmin`.
     pub watermark: Option<String>,
+    /// What happens to values that do not fit, by column.
+    #[serde(default)]
+    pub columns: BTreeMap<String, ColumnPolicy>,
 }
 
 fn yes() -> bool {
@@ -226,6 +230,9 @@ pub struct TargetConfig {
     /// Whether a push also brings the views of the phases for Postgres up to date.
     #[serde(default)]
     pub views: bool,
+    /// What happens to values that the table would change or refuse, by column.
+    #[serde(default)]
+    pub columns: BTreeMap<String, PushPolicy>,
 }
 
 /// How tables are pulled.
@@ -614,6 +621,9 @@ mod tests {
         assert_eq!((set.validate.min_rows, set.target.table.to_string(), set.jobs), (7, "ml.runners".into(), Some(4)));
         let error = pipeline(&["validate.min_row=7"]).unwrap_err().to_string();
         assert!(error.contains("did you mean `min_rows`?"), "{error}");
+        let error = pipeline(&["target.columns.margin.push_rounding=up"]).unwrap_err().to_string();
+        assert!(error.contains("half_up"), "{error}");
+        assert!(pipeline(&["target.columns.margin.push_rounding=half_up"]).is_ok());
         assert!(pipeline(&["jobs=0"]).unwrap_err().to_string().contains("from 1 to 32"));
         let refused = |key| pipeline(&[key]).unwrap_err().to_string();
         assert!(refused("validate.audit_events=0").contains("from 1 to 100"));

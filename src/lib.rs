@@ -16,7 +16,7 @@
 //! | [`pg`] | sessions, quoting, the catalogue, a private server | - | Arrow, the lake |
 //! | [`source`] | one snapshot and what it has seen, ctid ranges, COPY streams | pg | Arrow, the lake |
 //! | [`lake`] | Parquet files and the manifests that make them visible | - | Postgres, DuckDB |
-//! | [`transform`] | phases over views of the lake | lake | Postgres |
+//! | [`transform`] | phases over views of the lake | lake, what columnar notes about types | Postgres |
 //! | [`validate`] | checks of tables and dataset, the point-in-time audit | transform, lake | Postgres |
 //! | [`push`] | staging table, swap, rollback, views beside the live table | pg, columnar | the source, DuckDB |
 //! | [`fixtures`] | a synthetic source | pg | the lake |

@@ -72,8 +72,9 @@ impl fmt::Display for TableName {
     }
 }
 
-/// A Postgres type this program reads and writes; the catalogue decides it, never the data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// A Postgres type this program reads and writes; the catalogue decides it, never the data. Types that consist of
+/// others are a tree.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PgType {
     /// `boolean`
@@ -84,18 +85,29 @@ pub enum PgType {
     Int4,
     /// `bigint`
     Int8,
+    /// `oid`, `xid`, `cid`, and the `reg…` types: a number of 32 bits without a sign
+    Oid,
+    /// `xid8` and `pg_lsn`: a number of 64 bits without a sign
+    Unsigned8,
     /// `real`
     Float4,
     /// `double precision`
     Float8,
     /// `numeric` without a precision, or one that needs more than 38 digits
     NumericUnbounded,
+    /// The same, kept as a floating-point number because the configuration says so
+    NumericAsFloat,
     /// `numeric(precision, scale)` that fits 38 digits; the scale may be negative or above the precision
     Numeric {
         /// Digits in all.
         precision: u16,
         /// Digits after the point.
         scale: i16,
+    },
+    /// `money`
+    Money {
+        /// Digits after the point, a setting of the server.
+        scale: u8,
     },
     /// `text`
     Text,
@@ -104,12 +116,27 @@ pub enum PgType {
         /// The limit in characters.
         max_chars: Option<u32>,
     },
+    /// `char(n)`, padded with spaces
+    Bpchar {
+        /// Its length in characters, if it has one.
+        chars: Option<u32>,
+    },
+    /// `name`: text of at most 63 bytes
+    Name,
+    /// `citext`
+    Citext,
+    /// `"char"`: one byte
+    SingleByte,
+    /// `xml`
+    Xml,
     /// `bytea`
     Bytea,
     /// `date`
     Date,
     /// `time` without time zone
     Time,
+    /// `time` with time zone
+    TimeTz,
     /// `timestamp` without time zone
     Timestamp,
     /// `timestamp` with time zone
@@ -122,39 +149,188 @@ pub enum PgType {
     Json,
     /// `jsonb`
     Jsonb,
+    /// `jsonpath`, `ltree`, `lquery`, `ltxtquery`: text after a version byte
+    VersionedText,
+    /// `inet`
+    Inet,
+    /// `cidr`
+    Cidr,
+    /// `macaddr`
+    Macaddr,
+    /// `macaddr8`
+    Macaddr8,
+    /// `bit(n)`
+    Bit {
+        /// Its length, if it is known.
+        bits: Option<u32>,
+    },
+    /// `bit varying` with its limit, if it has one
+    Varbit {
+        /// The limit in bits.
+        max_bits: Option<u32>,
+    },
+    /// `tid`
+    Tid,
+    /// An enum, whose values are text
+    Enum {
+        /// The labels in order.
+        labels: Vec<String>,
+    },
+    /// `point`, `line`, `lseg`, `box` or `circle`: so many floating-point numbers
+    Shape(ShapeKind),
+    /// `path`
+    Path,
+    /// `polygon`
+    Polygon,
+    /// An array
+    Array {
+        /// What it consists of.
+        element: Box<TypeRef>,
+        /// Dimensions that every value has, unless it is empty.
+        dimensions: u8,
+        /// The number of the first element: 1, but 0 for `int2vector` and `oidvector`.
+        lower_bound: i32,
+    },
+    /// A row type
+    Composite {
+        /// Its attributes in order.
+        fields: Vec<CompositeField>,
+    },
+    /// A range
+    Range(Box<TypeRef>),
+    /// A multirange, with the type of its ranges' bounds
+    Multirange(Box<TypeRef>),
+    /// `hstore`
+    Hstore,
+    /// `vector` of the extension pgvector
+    Vector {
+        /// Its length, if it is declared.
+        dimensions: Option<u32>,
+    },
+    /// `halfvec` of the extension pgvector
+    HalfVector {
+        /// Its length, if it is declared.
+        dimensions: Option<u32>,
+    },
+    /// `geometry` or `geography` of PostGIS, as EWKB
+    Geometry,
+    /// A type without a binary form that this program knows: the server casts it to text and back
+    ViaText,
 }
 
+/// The geometric types that are a fixed number of floating-point numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShapeKind {
+    /// `point`
+    Point,
+    /// `line`
+    Line,
+    /// `lseg`
+    Segment,
+    /// `box`
+    Box,
+    /// `circle`
+    Circle,
+}
+
+impl ShapeKind {
+    /// The names of its numbers, in the order of the wire.
+    pub const fn parts(self) -> &'static [&'static str] {
+        match self {
+            Self::Point => &["x", "y"],
+            Self::Line => &["a", "b", "c"],
+            Self::Segment | Self::Box => &["x1", "y1", "x2", "y2"],
+            Self::Circle => &["x", "y", "r"],
+        }
+    }
+}
+
+/// A type inside another one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TypeRef {
+    /// The oid that stands on the wire; of a domain, its own.
+    pub oid: u32,
+    /// The type modifier.
+    pub typmod: i32,
+    /// The type, a domain's resolved.
+    pub pg_type: PgType,
+}
+
+/// One attribute of a row type.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct CompositeField {
+    /// Its name, unquoted.
+    pub name: String,
+    /// Its type.
+    pub of: TypeRef,
+}
+
+/// The `typmod` of a type without one.
+pub const NO_TYPMOD: i32 = -1;
 /// Bytes that a `typmod` of a type with a length or precision carries before it (`VARHDRSZ` in Postgres).
 const TYPMOD_HEADER: i32 = 4;
 /// The most digits that Arrow's `Decimal128` holds.
 const DECIMAL128_DIGITS: i32 = 38;
 
 impl PgType {
-    /// The type of a built-in type's oid and a column's `typmod`; `None` when this program does not know it.
+    /// The type of a built-in type's oid and a column's `typmod`; `None` when the oid alone does not tell it.
     ///
     /// # Source
     /// `pg_type.dat`; for `numeric` also `numerictypmodin` in `src/backend/utils/adt/numeric.c`: the scale is an
     /// eleven-bit signed number since PostgreSQL 15.
     pub fn from_catalogue(oid: u32, typmod: i32) -> Option<Self> {
+        let length = u32::try_from(typmod - TYPMOD_HEADER).ok();
+        let vector = |oid, pg_type| {
+            let element = Box::new(TypeRef { oid, typmod: NO_TYPMOD, pg_type });
+            Self::Array { element, dimensions: 1, lower_bound: 0 }
+        };
         Some(match oid {
             16 => Self::Bool,
             17 => Self::Bytea,
+            18 => Self::SingleByte,
+            19 => Self::Name,
             20 => Self::Int8,
             21 => Self::Int2,
+            22 => vector(21, Self::Int2),
             23 => Self::Int4,
             25 => Self::Text,
+            27 => Self::Tid,
+            // oid, xid, cid; regproc, regprocedure, regoper, regoperator, regclass, regtype; regrole, regnamespace;
+            // regconfig, regdictionary; regcollation.
+            26 | 28 | 29 | 24 | 2202..=2206 | 4089 | 4096 | 3734 | 3769 | 4191 => Self::Oid,
+            30 => vector(26, Self::Oid),
             114 => Self::Json,
+            142 => Self::Xml,
+            600 => Self::Shape(ShapeKind::Point),
+            601 => Self::Shape(ShapeKind::Segment),
+            602 => Self::Path,
+            603 => Self::Shape(ShapeKind::Box),
+            604 => Self::Polygon,
+            628 => Self::Shape(ShapeKind::Line),
+            650 => Self::Cidr,
             700 => Self::Float4,
             701 => Self::Float8,
-            1043 => Self::Varchar { max_chars: u32::try_from(typmod - TYPMOD_HEADER).ok() },
+            718 => Self::Shape(ShapeKind::Circle),
+            774 => Self::Macaddr8,
+            829 => Self::Macaddr,
+            869 => Self::Inet,
+            1042 => Self::Bpchar { chars: length },
+            1043 => Self::Varchar { max_chars: length },
             1082 => Self::Date,
             1083 => Self::Time,
             1114 => Self::Timestamp,
             1184 => Self::TimestampTz,
             1186 => Self::Interval,
+            1266 => Self::TimeTz,
+            1560 => Self::Bit { bits: u32::try_from(typmod).ok() },
+            1562 => Self::Varbit { max_bits: u32::try_from(typmod).ok() },
             1700 => Self::numeric(typmod),
             2950 => Self::Uuid,
+            // pg_lsn, xid8
+            3220 | 5069 => Self::Unsigned8,
             3802 => Self::Jsonb,
+            4072 => Self::VersionedText,
             _ => return None,
         })
     }
@@ -174,6 +350,31 @@ impl PgType {
             (Ok(precision), Ok(scale)) if digits <= DECIMAL128_DIGITS => Self::Numeric { precision, scale },
             _ => Self::NumericUnbounded,
         }
+    }
+
+    /// Whether the type, or one that it consists of, is carried as text by a cast on the server.
+    pub fn is_via_text(&self) -> bool {
+        *self == Self::ViaText || self.parts().any(Self::is_via_text)
+    }
+
+    /// The types that this one directly consists of.
+    pub fn parts(&self) -> impl Iterator<Item = &Self> {
+        let (one, many): (Option<&TypeRef>, &[CompositeField]) = match self {
+            Self::Array { element: of, .. } | Self::Range(of) | Self::Multirange(of) => (Some(of), &[]),
+            Self::Composite { fields } => (None, fields),
+            _ => (None, &[]),
+        };
+        one.into_iter().chain(many.iter().map(|field| &field.of)).map(|of| &of.pg_type)
+    }
+
+    /// Changes the types that this one consists of, and what they consist of, and at last this one.
+    pub fn map(&mut self, change: &mut impl FnMut(&mut Self)) {
+        match self {
+            Self::Array { element: of, .. } | Self::Range(of) | Self::Multirange(of) => of.pg_type.map(change),
+            Self::Composite { fields } => fields.iter_mut().for_each(|field| field.of.pg_type.map(change)),
+            _ => {}
+        }
+        change(self);
     }
 }
 

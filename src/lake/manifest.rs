@@ -89,6 +89,9 @@ pub enum Origin {
         /// What the next pull of the table compares with and goes on from.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         mark: Option<Box<SourceMark>>,
+        /// Values that became null because their column cannot hold them and its setting says so.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        replaced: BTreeMap<String, u64>,
     },
     /// Made by the phases from the tables of a lake version.
     Dataset {

@@ -12,6 +12,7 @@ mod password_file;
 mod pooler;
 mod service_file;
 mod session;
+mod types;
 
 pub use catalog::{CatalogError, RelationInfo, describe_table};
 pub use connect::{ConnectError, is_connection_lost};
@@ -20,3 +21,4 @@ pub use database_url::DatabaseUrl;
 pub use ident::{quote_ident, quote_literal, quote_table};
 pub use local_server::*;
 pub use session::Session;
+pub use types::{ResolvedType, TypeCatalog};

@@ -124,6 +124,7 @@ pub async fn preview(context: &Context, table: Option<&str>) -> Result<PreviewRe
             key: options.key.clone(),
             partition_by: Vec::new(),
             watermark: None,
+            columns: std::collections::BTreeMap::new(),
         };
         job.pull(&[table]).await?;
         let live = beside.require_latest().await?;

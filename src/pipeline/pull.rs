@@ -32,7 +32,7 @@ use super::incremental::{Candidate, Increment, Merge, Merged, PullMode, column_n
 use super::pull_queue::{PIECE_FAILURES_MAX, Piece, PieceQueue};
 use super::run::with_run;
 use super::{Context, PipelineError, Run};
-use crate::columnar::{BatchBuilder, NumericSeen, schema_for};
+use crate::columnar::{BatchBuilder, ColumnPolicy, NumericSeen, schema_for};
 use crate::config::{Pipeline, TableConfig};
 use crate::lake::{
     DataFile, Lake, LakeError, LakeTable, Manifest, Origin, PartitionTransform, Publication, SnapshotMark, SourceMark,
@@ -100,6 +100,9 @@ pub struct PulledTable {
     /// Columns that changed since its last version in the lake.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub drift: Vec<ColumnDrift>,
+    /// Values that became null because their column cannot hold them and its setting says so.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub replaced: BTreeMap<String, u64>,
 }
 
 /// What is pulled of the tables.
@@ -120,6 +123,7 @@ pub(super) struct TablePull {
     pub(super) partition_by: Vec<PartitionTransform>,
     /// `xmin`, a column, or nothing.
     pub(super) watermark: Option<String>,
+    pub(super) columns: BTreeMap<String, ColumnPolicy>,
 }
 
 impl From<&TableConfig> for TablePull {
@@ -130,6 +134,7 @@ impl From<&TableConfig> for TablePull {
             key: table.key.clone(),
             partition_by: table.partition_by.clone(),
             watermark: table.watermark.clone(),
+            columns: table.columns.clone(),
         }
     }
 }
@@ -274,12 +279,19 @@ struct Share {
     /// Rows that the server says it sent.
     rows_sent: u64,
     seen: Vec<Option<NumericSeen>>,
+    /// Values that became null, by column.
+    replaced: Vec<u64>,
 }
 
 impl Share {
-    /// Takes in what unbounded numerics of the last version needed: its rows are part of the table.
+    /// Takes in what unbounded numerics of the last version needed, and what became null in it: its rows are part of
+    /// the table.
     fn widen(&mut self, schema: &SchemaRef, last: &LakeTable) {
-        let Origin::Source { numeric_seen, .. } = &last.origin else { return };
+        let Origin::Source { numeric_seen, replaced, .. } = &last.origin else { return };
+        self.replaced.resize(schema.fields().len(), 0);
+        for (count, field) in self.replaced.iter_mut().zip(schema.fields()) {
+            *count += replaced.get(field.name()).copied().unwrap_or(0);
+        }
         self.seen.resize(schema.fields().len(), None);
         for (seen, field) in self.seen.iter_mut().zip(schema.fields()) {
             if let Some((integer_digits, scale, special)) = numeric_seen.get(field.name()).copied() {
@@ -390,8 +402,12 @@ impl PullJob<'_> {
                 }
             };
             let (rows, parquet_bytes, files) = (table.rows, table.bytes, table.files.len());
-            let drift = done.drift;
-            report.insert(name, PulledTable { rows, parquet_bytes, wire_bytes, files, mode, drift });
+            let (drift, replaced) = (done.drift, replaced_in(table));
+            for (column, count) in &replaced {
+                let message = format!("{name}, column {column}: {count} values that it cannot hold became null");
+                self.progress.warn(self.step, message);
+            }
+            report.insert(name, PulledTable { rows, parquet_bytes, wire_bytes, files, mode, drift, replaced });
             done.work.finish();
         }
         Ok(PullReport {
@@ -411,7 +427,13 @@ impl PullJob<'_> {
         table: &TablePull,
         publication: &Publication,
     ) -> Result<Pulling, PipelineError> {
-        let relation = snapshot.hold(&table.source).await?;
+        let mut relation = snapshot.hold(&table.source).await?;
+        apply_policies(&mut relation, table)?;
+        if let Some(role) = &relation.rows_hidden_from {
+            let message =
+                format!("{} has row-level security: only the rows that role {role} may see are pulled", table.source);
+            self.progress.warn(self.step, message);
+        }
         if relation.schema.columns.is_empty() {
             return Err(PipelineError::Usage(format!(
                 "table {} has no columns, so there is nothing to pull",
@@ -607,6 +629,8 @@ impl PullJob<'_> {
                 [] => share.seen,
                 seen => seen.iter().zip(share.seen).map(|(a, b)| Some(a.as_ref()?.union(b?))).collect(),
             };
+            into.replaced.resize(share.replaced.len(), 0);
+            into.replaced.iter_mut().zip(share.replaced).for_each(|(sum, count)| *sum += count);
         }
         let mut present = BTreeMap::new();
         for (table, share) in pulling.iter().zip(&mut joined) {
@@ -694,6 +718,8 @@ impl PullJob<'_> {
 
 fn lake_table(pulling: &Pulling, share: Share, version: Version, run_id: &str, snapshot: &SnapshotInfo) -> LakeTable {
     let fields = pulling.schema.fields().iter();
+    let replaced = fields.clone().zip(share.replaced).filter(|(_, count)| *count > 0);
+    let replaced = replaced.map(|(field, count)| (field.name().clone(), count)).collect();
     let numeric_seen = fields
         .zip(share.seen)
         .filter_map(|(field, seen)| {
@@ -714,12 +740,35 @@ fn lake_table(pulling: &Pulling, share: Share, version: Version, run_id: &str, s
             source_rows: share.rows_sent,
             numeric_seen,
             mark: Some(Box::new(pulling.mark.clone())),
+            replaced,
         },
         schema: Arc::clone(&pulling.schema),
         rows: share.files.iter().map(|file| file.rows).sum(),
         bytes: share.files.iter().map(|file| file.bytes).sum(),
         files: share.files,
     }
+}
+
+/// Values of a table that became null, by column.
+fn replaced_in(table: &LakeTable) -> BTreeMap<String, u64> {
+    match &table.origin {
+        Origin::Source { replaced, .. } => replaced.clone(),
+        Origin::Dataset { .. } => BTreeMap::new(),
+    }
+}
+
+/// Gives columns the types that the pipeline file asks for.
+fn apply_policies(relation: &mut RelationInfo, table: &TablePull) -> Result<(), PipelineError> {
+    for (name, policy) in &table.columns {
+        let column = relation.schema.columns.iter_mut().find(|column| column.name == *name).ok_or_else(|| {
+            PipelineError::Usage(format!(
+                "the pipeline file has settings for column {name}, which {} lacks",
+                table.source
+            ))
+        })?;
+        policy.apply(column).map_err(|error| PipelineError::Usage(format!("table {}: {error}", table.source)))?;
+    }
+    Ok(())
 }
 
 /// Waits for an answer of the server no longer than the run goes on.
@@ -840,7 +889,7 @@ impl Worker {
             pieces: Vec::new(),
             bytes: 0,
             rows_sent: 0,
-            builder: BatchBuilder::new(&pulling.relation.schema),
+            builder: BatchBuilder::with_policies(&pulling.relation.schema, &pulling.table.columns),
             encoder: Encoder::start(writer),
         })
     }
@@ -907,8 +956,12 @@ impl TableShare {
         let last = self.builder.finish().map_err(failed)?;
         // An encoder that failed takes no more, and has the reason.
         let _closed = self.encoder.send(last).await;
-        let share =
-            Share { files: self.encoder.finish().await?, rows_sent: self.rows_sent, seen: self.builder.numeric_seen() };
+        let share = Share {
+            files: self.encoder.finish().await?,
+            rows_sent: self.rows_sent,
+            seen: self.builder.numeric_seen(),
+            replaced: self.builder.replaced(),
+        };
         Ok((self.index, share))
     }
 }

@@ -65,6 +65,7 @@ pub(super) fn target_of<'a>(
     }
     options.new_columns = target.new_columns;
     options.missing_columns = target.missing_columns;
+    options.columns.clone_from(&target.columns);
     Ok((made, options))
 }
 

@@ -6,7 +6,7 @@
 use serde::Deserialize;
 use tokio_postgres::Client;
 
-use crate::pg::{quote_ident, quote_literal, quote_table};
+use crate::pg::{TypeCatalog, quote_ident, quote_literal, quote_table};
 use crate::schema::{ColumnSchema, PgType, TableName};
 
 use super::error::PushError;
@@ -58,6 +58,9 @@ pub(super) struct ColumnAttributes {
     pub(super) type_name: String,
     pub(super) type_oid: u32,
     pub(super) typmod: i32,
+    /// What oid and modifier stand for; asked for after the rest.
+    #[serde(skip, default = "unknown_type")]
+    pub(super) pg_type: PgType,
     pub(super) not_null: bool,
     /// The default, or a generated column's expression.
     pub(super) default: Option<String>,
@@ -73,18 +76,22 @@ pub(super) struct ColumnAttributes {
 }
 
 impl ColumnAttributes {
-    /// The column as the encoder needs it, if its type is known.
-    pub(super) fn schema(&self) -> Option<ColumnSchema> {
-        Some(ColumnSchema {
+    /// The column as the encoder needs it.
+    pub(super) fn schema(&self) -> ColumnSchema {
+        ColumnSchema {
             name: self.name.clone(),
             type_name: self.type_name.clone(),
             type_oid: self.type_oid,
             typmod: self.typmod,
-            pg_type: PgType::from_catalogue(self.type_oid, self.typmod)?,
+            pg_type: self.pg_type.clone(),
             // An identity or default does not help a null that is sent.
             not_null: self.not_null,
-        })
+        }
     }
+}
+
+fn unknown_type() -> PgType {
+    PgType::ViaText
 }
 
 impl Attributes {
@@ -365,8 +372,14 @@ pub(super) async fn read(client: &Client, table: &TableName) -> Result<Option<At
     let row = client.query_opt(&sql, &[&table.schema(), &table.name()]).await.map_err(failed)?;
     let Some(row) = row else { return Ok(None) };
     let text: String = row.get(0);
-    let attributes =
+    let mut attributes: Attributes =
         serde_json::from_str(&text).map_err(|source| PushError::Catalogue { table: table.clone(), source })?;
+    let oids: Vec<u32> = attributes.columns.iter().map(|column| column.type_oid).collect();
+    let types = TypeCatalog::load(client, &oids).await.map_err(failed)?;
+    for column in &mut attributes.columns {
+        // Postgres does not enforce how many dimensions an array is declared with.
+        column.pg_type = types.resolve(column.type_oid, column.typmod, 1).pg_type;
+    }
     Ok(Some(attributes))
 }
 

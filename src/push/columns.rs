@@ -1,11 +1,13 @@
 //! Which dataset column goes into which table column.
 
+use std::collections::BTreeMap;
+
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use serde::Serialize;
 
-use crate::columnar::{EncodePlanError, RowEncoder, is_interval};
+use crate::columnar::{EncodePlanError, PushPolicy, RowEncoder, is_interval};
 use crate::pg::{quote_ident, quote_table};
-use crate::schema::{ColumnSchema, PgType, TableName};
+use crate::schema::{ColumnSchema, NO_TYPMOD, PgType, TableName, TypeRef};
 
 use super::attributes::Attributes;
 use super::error::Blocker;
@@ -24,15 +26,21 @@ pub struct ColumnMatch {
     pub filled_by_server: Vec<String>,
     /// Table columns that the dataset lacks and that will be null in every row.
     pub left_null: Vec<String>,
+    /// Columns that are loaded as text and cast by the server, because their types have no form of bytes that this
+    /// program knows.
+    pub cast_by_server: Vec<String>,
     /// What to load: the dataset column's place and the target column.
     #[serde(skip)]
     pub(super) load: Vec<(usize, ColumnSchema)>,
+    /// What the configuration says about values that do not fit, by target column.
+    #[serde(skip)]
+    policies: BTreeMap<String, PushPolicy>,
 }
 
 impl ColumnMatch {
     /// Pairs the dataset's columns with a live table's by name.
     pub(super) fn with_table(options: &TargetOptions, dataset: &Schema, live: &Attributes) -> (Self, Vec<Blocker>) {
-        let mut found = Self::default();
+        let mut found = Self { policies: options.columns.clone(), ..Self::default() };
         let mut blockers = Vec::new();
         for (index, field) in dataset.fields().iter().enumerate() {
             match live.columns.iter().find(|column| column.name == *field.name()) {
@@ -41,17 +49,15 @@ impl ColumnMatch {
                     why: "the server computes it, so it cannot be loaded".to_owned(),
                     alternative: "leave it out of the dataset".to_owned(),
                 }),
-                Some(column) => match column.schema() {
-                    Some(schema) => {
-                        found.matched.push(schema.name.clone());
-                        found.load.push((index, schema));
+                Some(column) => {
+                    let mut schema = column.schema();
+                    found.matched.push(schema.name.clone());
+                    if is_text(field.data_type()) && is_cast(&schema.pg_type, schema.typmod) {
+                        schema.pg_type = PgType::Text;
+                        found.cast_by_server.push(schema.name.clone());
                     }
-                    None => blockers.push(Blocker {
-                        object: format!("column {}", column.name),
-                        why: format!("its type {} cannot be pushed yet", column.type_name),
-                        alternative: "leave it out of the dataset".to_owned(),
-                    }),
-                },
+                    found.load.push((index, schema));
+                }
                 None => found.place_new(options, index, field, &mut blockers),
             }
         }
@@ -90,7 +96,7 @@ impl ColumnMatch {
 
     /// The columns of a table that the first push creates: all of the dataset's.
     pub(super) fn first(options: &TargetOptions, dataset: &Schema) -> (Self, Vec<Blocker>) {
-        let mut found = Self::default();
+        let mut found = Self { policies: options.columns.clone(), ..Self::default() };
         let mut blockers = Vec::new();
         for (index, field) in dataset.fields().iter().enumerate() {
             match created(field) {
@@ -147,13 +153,83 @@ impl ColumnMatch {
     /// The encoder of the load.
     pub(super) fn encoder(&self, dataset: &Schema) -> Result<RowEncoder, EncodePlanError> {
         let (indices, columns): (Vec<usize>, Vec<ColumnSchema>) = self.load.iter().cloned().unzip();
-        RowEncoder::with_columns(dataset, &indices, &columns)
+        RowEncoder::with_columns(dataset, &indices, &columns, &self.policies)
     }
 
     /// The statement that starts the load.
-    pub(super) fn copy_statement(&self, staging: &TableName) -> String {
+    pub(super) fn copy_statement(&self, into: &TableName) -> String {
         let columns: Vec<String> = self.load.iter().map(|(_, column)| quote_ident(&column.name)).collect();
-        format!("COPY {} ({}) FROM STDIN (FORMAT binary, FREEZE)", quote_table(staging), columns.join(", "))
+        format!("COPY {} ({}) FROM STDIN (FORMAT binary, FREEZE)", quote_table(into), columns.join(", "))
+    }
+
+    /// Creates the table that takes the load before the server casts it.
+    pub(super) fn create_raw(&self, raw: &TableName) -> String {
+        let columns: Vec<String> = self
+            .load
+            .iter()
+            .map(|(_, column)| {
+                let type_name = if self.is_cast(column) { "text" } else { column.type_name.as_str() };
+                format!("{} {type_name}", quote_ident(&column.name))
+            })
+            .collect();
+        format!("CREATE TABLE {} ({}) WITH (autovacuum_enabled = off)", quote_table(raw), columns.join(", "))
+    }
+
+    /// Moves what was loaded into the staging table, and casts what is text so far.
+    pub(super) fn cast_statement(&self, raw: &TableName, staging: &TableName) -> String {
+        let names: Vec<String> = self.load.iter().map(|(_, column)| quote_ident(&column.name)).collect();
+        let values: Vec<String> = self
+            .load
+            .iter()
+            .map(|(_, column)| {
+                let name = quote_ident(&column.name);
+                if self.is_cast(column) { format!("{name}::{}", column.type_name) } else { name }
+            })
+            .collect();
+        format!(
+            "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {}",
+            quote_table(staging),
+            names.join(", "),
+            values.join(", "),
+            quote_table(raw)
+        )
+    }
+
+    fn is_cast(&self, column: &ColumnSchema) -> bool {
+        self.cast_by_server.contains(&column.name)
+    }
+}
+
+fn is_text(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+}
+
+/// Whether text for a column of this type is left for the server to read: what it reads, it does not round.
+fn is_cast(pg_type: &PgType, typmod: i32) -> bool {
+    match pg_type {
+        PgType::ViaText | PgType::Hstore => true,
+        PgType::Array { element: of, .. } | PgType::Range(of) | PgType::Multirange(of) => reads_exactly(of),
+        PgType::Composite { fields } => typmod == NO_TYPMOD && fields.iter().all(|field| reads_exactly(&field.of)),
+        _ => false,
+    }
+}
+
+/// Whether no text is read as a value that differs from it.
+fn reads_exactly(of: &TypeRef) -> bool {
+    match of.pg_type {
+        PgType::NumericUnbounded => of.typmod == NO_TYPMOD,
+        PgType::Bool
+        | PgType::Int2
+        | PgType::Int4
+        | PgType::Int8
+        | PgType::Text
+        | PgType::Date
+        | PgType::Uuid
+        | PgType::Json
+        | PgType::Jsonb
+        | PgType::Enum { .. }
+        | PgType::Inet => true,
+        _ => is_cast(&of.pg_type, of.typmod),
     }
 }
 
@@ -167,6 +243,16 @@ fn no_type(field: &Field) -> Blocker {
 
 /// The column that a dataset column becomes in a new table.
 fn created(field: &Field) -> Option<ColumnSchema> {
+    if let DataType::List(inner) | DataType::LargeList(inner) | DataType::FixedSizeList(inner, _) = field.data_type() {
+        let mut array = created(&Field::clone(inner).with_name(field.name()))?;
+        // Postgres has no arrays of arrays: another dimension is the same type.
+        if !matches!(array.pg_type, PgType::Array { .. }) {
+            array.type_name.push_str("[]");
+            let element = TypeRef { oid: array.type_oid, typmod: array.typmod, pg_type: array.pg_type };
+            array.pg_type = PgType::Array { element: Box::new(element), dimensions: 1, lower_bound: 1 };
+        }
+        return Some(array);
+    }
     let simple = |name: &str, oid: u32, pg_type: PgType| Some((name.to_owned(), oid, -1, pg_type));
     let is_json = field.metadata().get("ARROW:extension:name").is_some_and(|name| name == "arrow.json");
     let (type_name, type_oid, typmod, pg_type) = match field.data_type() {
@@ -179,7 +265,9 @@ fn created(field: &Field) -> Option<ColumnSchema> {
         DataType::Float64 => simple("double precision", 701, PgType::Float8),
         DataType::Decimal128(precision, scale) => numeric(*precision, *scale),
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View if is_json => simple("jsonb", 3802, PgType::Jsonb),
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => simple("text", 25, PgType::Text),
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Dictionary(_, _) => {
+            simple("text", 25, PgType::Text)
+        }
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView => simple("bytea", 17, PgType::Bytea),
         DataType::FixedSizeBinary(16) => simple("uuid", 2950, PgType::Uuid),
         DataType::Date32 => simple("date", 1082, PgType::Date),
@@ -219,5 +307,8 @@ mod tests {
             assert_eq!(PgType::from_catalogue(column.type_oid, column.typmod), Some(column.pg_type), "{from}");
         }
         assert_eq!(created(&Field::new("c", DataType::Null, true)), None);
+        let list = |inner| DataType::List(Field::new("element", inner, true).into());
+        let nested = created(&Field::new("c", list(list(DataType::Int32)), true)).expect("an array");
+        assert_eq!((nested.name.as_str(), nested.type_name.as_str()), ("c", "integer[]"));
     }
 }

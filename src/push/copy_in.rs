@@ -50,11 +50,11 @@ pub(super) struct Loaded {
     pub(super) seconds: f64,
 }
 
-/// Copies all batches into the staging table, in the session's open transaction.
+/// Copies all batches into a table, in the session's open transaction.
 pub(super) async fn load<S>(
     client: &Client,
     options: &TargetOptions,
-    staging: &TableName,
+    into: &TableName,
     columns: &ColumnMatch,
     dataset: Dataset<S>,
     work: &Work,
@@ -67,7 +67,7 @@ where
     let mut encoder =
         columns.encoder(&dataset.schema).map_err(|source| PushError::Encode { table: table.clone(), source })?;
     let started = Instant::now();
-    let mut sink = pin!(client.copy_in::<_, Bytes>(&columns.copy_statement(staging)).await.map_err(failed)?);
+    let mut sink = pin!(client.copy_in::<_, Bytes>(&columns.copy_statement(into)).await.map_err(failed)?);
     let mut buffer = BytesMut::from(COPY_HEADER.as_slice());
     let mut bytes = 0;
     let mut batches = pin!(dataset.batches);

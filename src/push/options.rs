@@ -1,7 +1,9 @@
 //! What the operator decides about a push.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::columnar::PushPolicy;
 use crate::schema::TableName;
 
 /// How rows get into the live table.
@@ -54,6 +56,8 @@ pub struct TargetOptions {
     pub new_columns: NewColumns,
     /// What happens to live columns that the dataset lacks.
     pub missing_columns: MissingColumns,
+    /// What the configuration says about values that the table would change or refuse, by column.
+    pub columns: BTreeMap<String, PushPolicy>,
     /// The longest that readers wait behind one attempt to swap; halved `deadlock_timeout` if that is less.
     pub lock_budget: Duration,
     /// How long attempts to swap go on before the push gives up.
@@ -70,6 +74,7 @@ impl TargetOptions {
             key,
             new_columns: NewColumns::default(),
             missing_columns: MissingColumns::default(),
+            columns: BTreeMap::new(),
             lock_budget: Duration::from_millis(400),
             swap_deadline: Duration::from_secs(600),
         }

@@ -120,6 +120,14 @@ pub(super) async fn inspect(
         (PushMode::First, columns)
     };
     let live_bytes = live.as_ref().map_or(0, |live| live.bytes);
+    let mut notes = notes(options, mode);
+    if !columns.cast_by_server.is_empty() {
+        notes.push(format!(
+            "columns {} are loaded as text and cast by the server; a transaction that began before the swap and first \
+             reads the table after it sees it empty",
+            columns.cast_by_server.join(", ")
+        ));
+    }
     let plan = PushPlan {
         table: table.clone(),
         mode,
@@ -131,7 +139,7 @@ pub(super) async fn inspect(
         live_bytes,
         replaces_backup: if live.is_some() { backup_status } else { None },
         disk_bytes_needed: live_bytes.saturating_mul(2),
-        notes: notes(options, mode),
+        notes,
     };
     Ok(Inspection { plan, dataset: dataset.clone(), live, backup, fingerprint })
 }

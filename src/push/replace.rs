@@ -28,6 +28,10 @@ use super::verify;
 /// Memory for building an index; the server's default makes large sorts spill.
 const INDEX_MEMORY: &str = "256MB";
 
+/// What takes rows that the server has to cast, in the run schema; the other name is for a target of this name.
+const RAW_TABLE: &str = "_raw";
+const OTHER_RAW_TABLE: &str = "_raw_rows";
+
 /// Changes of the live table during one push that are followed before the push gives up.
 const DRIFTS_MAX: u32 = 3;
 
@@ -189,6 +193,12 @@ impl Run<'_> {
         self.schema.table(self.options.table.name())
     }
 
+    /// Where rows go that the server has to cast first.
+    fn raw_table(&self) -> TableName {
+        let name = if self.options.table.name() == RAW_TABLE { OTHER_RAW_TABLE } else { RAW_TABLE };
+        self.schema.table(name)
+    }
+
     fn failed(&self, step: &'static str) -> impl Fn(tokio_postgres::Error) -> PushError {
         let table = self.options.table.clone();
         move |source| PushError::at(step, &table, source)
@@ -242,9 +252,16 @@ impl Run<'_> {
             }
             None => sql.push(staging::create_first(&staging, columns)),
         }
+        let raw = (!columns.cast_by_server.is_empty()).then(|| self.raw_table());
+        sql.extend(raw.as_ref().map(|raw| columns.create_raw(raw)));
         session.batch_execute(&sql.join(";")).await.map_err(self.failed("create the staging table"))?;
         let work = self.progress.start(Step::Push, self.options.table.to_string(), Some(dataset.rows));
-        let loaded = copy_in::load(session, self.options, &staging, columns, dataset, &work).await?;
+        let into = raw.as_ref().unwrap_or(&staging);
+        let loaded = copy_in::load(session, self.options, into, columns, dataset, &work).await?;
+        if let Some(raw) = &raw {
+            let cast = format!("{};DROP TABLE {}", columns.cast_statement(raw, &staging), quote_table(raw));
+            session.batch_execute(&cast).await.map_err(self.failed("cast the columns loaded as text"))?;
+        }
         session.batch_execute("COMMIT").await.map_err(self.failed("commit the load"))?;
         work.finish();
         Ok(loaded)

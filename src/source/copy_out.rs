@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{CopyRange, RateLimit, SourceError};
 use crate::pg::{CopyOut, Session, quote_ident, quote_table};
-use crate::schema::{TableName, TableSchema};
+use crate::schema::{ColumnSchema, PgType, TableName, TableSchema};
 
 /// Silence from the server for this long ends a copy; a scan that finds no row in this time is stuck.
 const STALL_LIMIT: Duration = Duration::from_secs(300);
@@ -72,8 +72,17 @@ impl<'a> CopyStream<'a> {
 
 /// `COPY (SELECT …)` rather than `COPY table`: it reads views and generated columns too, and takes a condition.
 fn copy_statement(table: &TableSchema, range: CopyRange, condition: Option<&str>) -> String {
-    let columns: Vec<String> = table.columns.iter().map(|column| quote_ident(&column.name)).collect();
+    let columns: Vec<String> = table.columns.iter().map(selected).collect();
     let conditions: Vec<String> = range.condition().into_iter().chain(condition.map(str::to_owned)).collect();
     let rows = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
     format!("COPY (SELECT {} FROM {}{rows}) TO STDOUT (FORMAT binary)", columns.join(", "), quote_table(&table.table))
+}
+
+fn selected(column: &ColumnSchema) -> String {
+    let name = quote_ident(&column.name);
+    match column.pg_type {
+        // The session's settings decide how values print.
+        PgType::ViaText => format!("{name}::text"),
+        _ => name,
+    }
 }

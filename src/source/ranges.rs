@@ -69,7 +69,7 @@ mod tests {
 
     fn relation(kind: char, pages: u64) -> RelationInfo {
         let schema = TableSchema { table: TableName::new("public", "t"), columns: Vec::new() };
-        RelationInfo { schema, oid: 1, kind, pages, rows_estimated: None }
+        RelationInfo { schema, oid: 1, kind, pages, rows_estimated: None, rows_hidden_from: None }
     }
 
     #[test]

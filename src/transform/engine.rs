@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use duckdb::{Config, Connection, InterruptHandle};
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
@@ -164,12 +164,35 @@ impl Engine {
             return Err(TransformError::Cancelled.into());
         }
         let mut statement = self.connection.prepare(sql).map_err(|error| self.failed(&error))?;
-        let batches = statement.stream_arrow([]).map_err(|error| self.failed(&error))?;
+        let mut batches = statement.stream_arrow([]).map_err(|error| self.failed(&error))?;
         let schema = batches.get_schema();
+        if schema.fields().iter().any(|field| has_time(field.data_type())) {
+            // A connection answers one query at a time.
+            drop(batches);
+            drop(statement);
+            self.refuse_zoned_times(sql)?;
+            statement = self.connection.prepare(sql).map_err(|error| self.failed(&error))?;
+            batches = statement.stream_arrow([]).map_err(|error| self.failed(&error))?;
+        }
         for batch in batches {
             take(&schema, batch.map_err(|error| self.failed(&error))?)?;
         }
         Ok(schema)
+    }
+
+    /// Arrow has no time of day with a zone, and DuckDB hands such times over without it.
+    fn refuse_zoned_times(&self, sql: &str) -> Result<(), TransformError> {
+        let mut describe = self.connection.prepare(&format!("DESCRIBE {sql}")).map_err(|error| self.failed(&error))?;
+        let columns = describe.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)));
+        for column in columns.map_err(|error| self.failed(&error))? {
+            let (name, type_name) = column.map_err(|error| self.failed(&error))?;
+            if type_name.contains("TIME WITH TIME ZONE") {
+                let what =
+                    format!("column {name} is a time of day with a zone, which would be lost; cast it to VARCHAR");
+                return Err(TransformError::Query(what));
+            }
+        }
+        Ok(())
     }
 
     /// All record batches of a query with a small result.
@@ -221,6 +244,19 @@ impl Engine {
         let rows =
             statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).map_err(|error| self.failed(&error))?;
         rows.collect::<Result<_, _>>().map_err(|error| self.failed(&error))
+    }
+}
+
+/// Whether times of day are in it.
+fn has_time(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Time32(_) | DataType::Time64(_) => true,
+        DataType::List(inner)
+        | DataType::LargeList(inner)
+        | DataType::FixedSizeList(inner, _)
+        | DataType::Map(inner, _) => has_time(inner.data_type()),
+        DataType::Struct(members) => members.iter().any(|member| has_time(member.data_type())),
+        _ => false,
     }
 }
 

@@ -1,8 +1,11 @@
 //! Lake tables as DuckDB views over exactly the files of one version.
 
+use std::collections::HashSet;
+
 use arrow::datatypes::{DataType, Field};
 
 use super::{Engine, TransformError};
+use crate::columnar::{PG_KIND_KEY, PG_VECTOR_LENGTH_KEY, is_interval, kind};
 use crate::lake::{Lake, LakeTable, Manifest, Origin};
 use crate::pg::{quote_ident, quote_literal};
 
@@ -68,25 +71,84 @@ pub fn create_view(engine: &Engine, lake: &Lake, name: &str, table: &LakeTable) 
 
 /// The query over a table's files that restores the types Parquet cannot carry.
 fn select_files(lake: &Lake, table: &LakeTable) -> String {
-    let columns: Vec<String> = table.schema.fields().iter().map(|field| column(field, &table.origin)).collect();
+    let fields = table.schema.fields();
+    let names = distinct_names(fields.iter().map(|field| field.name().as_str()));
+    // By position: DuckDB gives the second of two names that differ only in case another one.
+    let positions: Vec<String> = (1..=fields.len()).map(|position| format!("c{position}")).collect();
+    let columns = fields.iter().zip(&names).zip(&positions);
+    let columns: Vec<String> = columns
+        .map(|((field, name), position)| format!("{} AS {}", column(position, field, &table.origin), quote_ident(name)))
+        .collect();
     let files: Vec<String> =
         table.files.iter().map(|file| quote_literal(&lake.local_path(&file.path).display().to_string())).collect();
-    format!("SELECT {} FROM read_parquet([{}], hive_partitioning = false)", columns.join(", "), files.join(", "))
+    format!(
+        "SELECT {} FROM read_parquet([{}], hive_partitioning = false) AS files({})",
+        columns.join(", "),
+        files.join(", "),
+        positions.join(", ")
+    )
 }
 
-fn column(field: &Field, origin: &Origin) -> String {
-    let name = quote_ident(field.name());
-    match (field.data_type(), decimal_type(field, origin)) {
-        (DataType::Utf8, Some(decimal)) => format!("CAST({name} AS {decimal}) AS {name}"),
-        (DataType::Struct(parts), _)
-            if parts.iter().map(|part| part.name().as_str()).eq(["months", "days", "micros"]) =>
-        {
-            format!(
-                "CASE WHEN {name} IS NOT NULL THEN \
-                 to_months({name}.months) + to_days({name}.days) + to_microseconds({name}.micros) END AS {name}"
-            )
+/// Names that differ in more than case: a name that was there before gets `_1`, `_2`, ….
+fn distinct_names<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let names: Vec<&str> = names.collect();
+    let mut taken: HashSet<String> = HashSet::new();
+    let is_own = |name: &str| names.iter().any(|own| own.to_lowercase() == name.to_lowercase());
+    names
+        .iter()
+        .map(|name| {
+            let numbered = (1..).map(|number| format!("{name}_{number}")).filter(|numbered| !is_own(numbered));
+            let chosen =
+                std::iter::once((*name).to_owned()).chain(numbered).find(|name| taken.insert(name.to_lowercase()));
+            chosen.unwrap_or_else(|| (*name).to_owned())
+        })
+        .collect()
+}
+
+fn column(place: &str, field: &Field, origin: &Origin) -> String {
+    match decimal_type(field, origin) {
+        Some(decimal) => format!("CAST({place} AS {decimal})"),
+        None => restored(place, field, 0).unwrap_or_else(|| place.to_owned()),
+    }
+}
+
+/// The expression that gives a value its best type, if it is not there already; `depth` names the elements of lists.
+fn restored(value: &str, field: &Field, depth: usize) -> Option<String> {
+    if let Some(length) = field.metadata().get(PG_VECTOR_LENGTH_KEY) {
+        return Some(format!("CAST({value} AS FLOAT[{length}])"));
+    }
+    match field.metadata().get(PG_KIND_KEY).map(String::as_str) {
+        Some(kind::BPCHAR) => return Some(format!("rtrim({value}, ' ')")),
+        Some(kind::CITEXT) => return Some(format!("({value} COLLATE NOCASE)")),
+        Some(kind::TIMETZ) => return Some(format!("CAST({value} AS TIMETZ)")),
+        _ => {}
+    }
+    match field.data_type() {
+        interval if is_interval(interval) => Some(format!(
+            "CASE WHEN {value} IS NOT NULL THEN \
+             to_months({value}.months) + to_days({value}.days) + to_microseconds({value}.micros) END"
+        )),
+        DataType::List(element) => {
+            let name = format!("e{depth}");
+            let element = restored(&name, element, depth + 1)?;
+            Some(format!("list_transform({value}, lambda {name}: {element})"))
         }
-        _ => name,
+        DataType::Struct(members) => {
+            let places = members.iter().map(|member| (member, format!("{value}.{}", quote_ident(member.name()))));
+            let restored: Vec<_> =
+                places.map(|(member, place)| (member, restored(&place, member, depth), place)).collect();
+            if restored.iter().all(|(_, restored, _)| restored.is_none()) {
+                return None;
+            }
+            let members: Vec<String> = restored
+                .into_iter()
+                .map(|(member, restored, place)| {
+                    format!("{} := {}", quote_ident(member.name()), restored.unwrap_or(place))
+                })
+                .collect();
+            Some(format!("CASE WHEN {value} IS NOT NULL THEN struct_pack({}) END", members.join(", ")))
+        }
+        _ => None,
     }
 }
 
@@ -97,4 +159,15 @@ fn decimal_type(field: &Field, origin: &Origin) -> Option<String> {
     let (integer_digits, scale, special) = *numeric_seen.get(field.name())?;
     let precision = (integer_digits + scale).max(1);
     (!special && precision <= DECIMAL_DIGITS_MAX).then(|| format!("DECIMAL({precision}, {scale})"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_differ_only_in_case_are_told_apart() {
+        let names = distinct_names(["a", "A", "a_1", "B", "ü"].into_iter());
+        assert_eq!(names, ["a", "A_2", "a_1", "B", "ü"]);
+    }
 }

@@ -28,12 +28,19 @@ pub struct TupleBlock<'a> {
     fields: &'a [Field],
     columns: usize,
     rows: usize,
+    bytes_before: u64,
 }
 
 impl<'a> TupleBlock<'a> {
     /// Complete tuples in the block.
     pub fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// Where a field's bytes begin in the stream.
+    pub fn position(&self, row: usize, column: usize) -> u64 {
+        let field = self.fields.get(row * self.columns + column);
+        self.bytes_before + field.map_or(0, |field| u64::from(field.start))
     }
 
     /// The values of one column, `None` for NULL.
@@ -66,6 +73,8 @@ pub struct CopyDecoder {
     fields: Vec<Field>,
     rows: usize,
     tuples_before: u64,
+    /// Bytes of the stream before the block.
+    bytes_before: u64,
 }
 
 impl CopyDecoder {
@@ -79,6 +88,7 @@ impl CopyDecoder {
             fields: Vec::new(),
             rows: 0,
             tuples_before: 0,
+            bytes_before: 0,
         }
     }
 
@@ -144,7 +154,8 @@ impl CopyDecoder {
             return Ok(true);
         }
         if usize::try_from(count) != Ok(self.columns) {
-            return Err(DecodeError::FieldCount { tuple, found: count, expected: self.columns });
+            let byte = self.bytes_before + self.parsed as u64;
+            return Err(DecodeError::FieldCount { tuple, found: count, expected: self.columns, byte });
         }
         let fields_before = self.fields.len();
         for column in 0..self.columns {
@@ -153,8 +164,13 @@ impl CopyDecoder {
                 None => None,
                 Some(NULL_LENGTH) => Some(at + 4),
                 Some(length) => {
-                    let bytes =
-                        usize::try_from(length).map_err(|_| DecodeError::FieldLength { tuple, column, length })?;
+                    let byte = self.bytes_before + at as u64;
+                    let bytes = usize::try_from(length).map_err(|_| DecodeError::FieldLength {
+                        tuple,
+                        column,
+                        length,
+                        byte,
+                    })?;
                     Some(at + 4 + bytes)
                 }
             };
@@ -176,7 +192,13 @@ impl CopyDecoder {
 
     /// The complete tuples taken so far.
     pub fn block(&self) -> TupleBlock<'_> {
-        TupleBlock { bytes: &self.buffer, fields: &self.fields, columns: self.columns, rows: self.rows }
+        TupleBlock {
+            bytes: &self.buffer,
+            fields: &self.fields,
+            columns: self.columns,
+            rows: self.rows,
+            bytes_before: self.bytes_before,
+        }
     }
 
     /// Bytes of the complete tuples taken so far.
@@ -187,6 +209,7 @@ impl CopyDecoder {
     /// Forgets the block's tuples and keeps the beginning of the next one.
     pub fn clear_block(&mut self) {
         self.buffer.drain(..self.parsed);
+        self.bytes_before += self.parsed as u64;
         self.parsed = 0;
         self.fields.clear();
         self.tuples_before += self.rows as u64;
@@ -313,12 +336,15 @@ mod tests {
         let mut decoder = CopyDecoder::new(2);
         assert_eq!(
             decoder.push(&stream(&[vec![None]])),
-            Err(DecodeError::FieldCount { tuple: 0, found: 1, expected: 2 })
+            Err(DecodeError::FieldCount { tuple: 0, found: 1, expected: 2, byte: 19 })
         );
         let mut bytes = stream(&[]);
         bytes.truncate(HEADER_BYTES);
         bytes.extend([0, 1, 0xFF, 0xFF, 0xFF, 0xFE]);
-        assert_eq!(CopyDecoder::new(1).push(&bytes), Err(DecodeError::FieldLength { tuple: 0, column: 0, length: -2 }));
+        assert_eq!(
+            CopyDecoder::new(1).push(&bytes),
+            Err(DecodeError::FieldLength { tuple: 0, column: 0, length: -2, byte: 21 })
+        );
         let mut bytes = stream(&[]);
         bytes.push(0);
         assert_eq!(CopyDecoder::new(1).push(&bytes), Err(DecodeError::AfterTrailer));

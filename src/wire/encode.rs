@@ -10,6 +10,10 @@
 //! trailer -1 i16
 //! ```
 
+use std::cmp::Ordering;
+
+use serde::{Deserialize, Serialize};
+
 use super::temporal::{PG_EPOCH_OFFSET_DAYS, PG_EPOCH_OFFSET_US, TIME_MAX_US};
 
 /// What a COPY BINARY stream begins with: the signature, no flags, no extension.
@@ -40,7 +44,9 @@ pub enum ValueError {
         limit: i32,
     },
     /// Digits after the point that the column would round away.
-    #[error("the number has digits beyond the column's {scale} decimal places, and nothing is rounded")]
+    #[error(
+        "the number has digits beyond the column's {scale} decimal places, and nothing is rounded (the column's setting push_rounding changes that)"
+    )]
     Scale {
         /// Digits after the point that the column keeps; negative for a column that keeps only tens, hundreds, ….
         scale: i32,
@@ -55,7 +61,9 @@ pub enum ValueError {
     #[error("the column holds neither infinity nor, unless it is numeric, NaN")]
     NotFinite,
     /// A time with a fraction of a second that the column would round.
-    #[error("the time is finer than the column's {digits} digits of a second, and nothing is rounded")]
+    #[error(
+        "the time is finer than the column's {digits} digits of a second, and nothing is rounded (the column's setting push_rounding changes that)"
+    )]
     FinerThan {
         /// Digits of a second that the column keeps.
         digits: u32,
@@ -64,8 +72,48 @@ pub enum ValueError {
     #[error("the text is not a value of the column's type")]
     Unreadable,
     /// A byte 0 in text.
-    #[error("the text contains a NUL character")]
+    #[error("the text contains a NUL character (the column's setting push_nul = \"strip\" removes it)")]
     Nul,
+    /// A network address with bits beyond its mask.
+    #[error("the network address has bits to the right of its mask")]
+    HostBits,
+    /// A bit string of another length than the column has.
+    #[error("the bit string has {bits} bits, and the column holds {limit}")]
+    Bits {
+        /// Bits in the value.
+        bits: u32,
+        /// Bits that the column holds.
+        limit: u32,
+    },
+    /// A text that is not one of an enum's labels.
+    #[error("the text is not a label of the column's enum type")]
+    Label,
+    /// A name of more than 63 bytes.
+    #[error("the text has {bytes} bytes, and a name holds 63")]
+    LongName {
+        /// Bytes in the value.
+        bytes: usize,
+    },
+    /// Inner lists of different lengths, or more than six levels.
+    #[error("the lists inside are not of equal length, which a Postgres array must have")]
+    Ragged,
+    /// An `int2vector` or `oidvector` without elements.
+    #[error("the list is empty, and Postgres takes no empty int2vector or oidvector in binary form")]
+    EmptyVector,
+    /// A vector of another length than declared.
+    #[error("the list has {found} elements, and the column's vectors have {expected}")]
+    VectorLength {
+        /// Elements of the value.
+        found: usize,
+        /// Elements that the column declares.
+        expected: usize,
+    },
+    /// The same key twice in an `hstore`.
+    #[error("the map has a key twice")]
+    DuplicateKey,
+    /// A part of a value, such as a coordinate, is null where Postgres has no null.
+    #[error("a part of the value is null, which its type cannot hold")]
+    NullPart,
     /// More characters than the column holds.
     #[error("the text has {chars} characters, and the column holds {limit}")]
     TooLong {
@@ -121,6 +169,11 @@ pub const fn bool_field(value: bool) -> [u8; 5] {
 /// A `smallint` field.
 pub const fn int2_field(value: i16) -> [u8; 6] {
     field(value.to_be_bytes())
+}
+
+/// A field of two bytes as they are, such as a half-precision number.
+pub const fn half_field(value: [u8; 2]) -> [u8; 6] {
+    field(value)
 }
 
 /// An `integer` field; also the form of a `date`.
@@ -249,6 +302,107 @@ pub struct NumericLimits {
     pub scale: i32,
 }
 
+/// What happens to digits that a target column cannot keep.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rounding {
+    /// They are refused.
+    #[default]
+    Error,
+    /// To the nearest; a half to the even neighbour.
+    HalfEven,
+    /// To the nearest; a half away from zero, as Postgres rounds numerics.
+    HalfUp,
+}
+
+impl Rounding {
+    /// Whether what is dropped moves the last kept digit up, by how it compares with a half.
+    fn goes_up(self, dropped: Ordering, last_is_odd: bool) -> bool {
+        match dropped {
+            Ordering::Less => false,
+            Ordering::Equal => self == Self::HalfUp || last_is_odd,
+            Ordering::Greater => true,
+        }
+    }
+
+    /// `value / 10^digits`, rounded; `None` when something would be dropped and may not be.
+    pub fn whole(self, value: i128, digits: u32) -> Option<i128> {
+        let Some(unit) = 10_i128.checked_pow(digits) else {
+            // Whatever 128 bits hold is less than half of such a unit.
+            return (value == 0 || self != Self::Error).then_some(0);
+        };
+        let (whole, rest) = (value / unit, (value % unit).unsigned_abs());
+        if rest == 0 {
+            return Some(whole);
+        }
+        let up = self.goes_up(rest.cmp(&(unit.unsigned_abs() / 2)), whole % 2 != 0);
+        (self != Self::Error).then_some(if up { whole + value.signum() } else { whole })
+    }
+
+    /// Microseconds with so many digits of a second.
+    ///
+    /// # Errors
+    /// [`ValueError::FinerThan`] when something would be dropped and may not be.
+    pub fn fraction(self, micros: i64, digits: u32) -> Result<i64, ValueError> {
+        let Some(dropped) = 6_u32.checked_sub(digits).filter(|dropped| *dropped > 0) else { return Ok(micros) };
+        let unit = 10_i64.pow(dropped);
+        if micros % unit == 0 {
+            return Ok(micros);
+        }
+        let kept = self.whole(i128::from(micros), dropped).ok_or(ValueError::FinerThan { digits })?;
+        i64::try_from(kept).ok().and_then(|kept| kept.checked_mul(unit)).ok_or(ValueError::OutOfRange)
+    }
+}
+
+/// [`put_numeric`] of a number whose digits beyond the column's may be rounded.
+///
+/// # Errors
+/// As [`put_numeric`].
+pub fn put_rounded(
+    out: &mut Vec<u8>,
+    unscaled: i128,
+    scale: u8,
+    limits: Option<NumericLimits>,
+    rounding: Rounding,
+) -> Result<(), ValueError> {
+    let dropped = limits.and_then(|limits| u32::try_from(i32::from(scale) - limits.scale).ok());
+    let (Some(limits), Some(dropped)) = (limits, dropped.filter(|dropped| *dropped > 0 && rounding != Rounding::Error))
+    else {
+        return put_numeric(out, unscaled, scale, limits);
+    };
+    let rounded = rounding.whole(unscaled, dropped).unwrap_or(0);
+    if let Ok(scale) = u8::try_from(limits.scale) {
+        return put_numeric(out, rounded, scale, Some(limits));
+    }
+    // Whole tens, hundreds, …
+    let whole = 10_i128.checked_pow(limits.scale.unsigned_abs()).and_then(|unit| rounded.checked_mul(unit));
+    put_numeric(out, whole.ok_or(ValueError::OutOfRange)?, 0, Some(limits))
+}
+
+/// [`put_numeric_text`] of a number whose digits beyond the column's may be rounded.
+///
+/// # Errors
+/// As [`put_numeric_text`].
+pub fn put_rounded_text(
+    out: &mut Vec<u8>,
+    text: &str,
+    limits: Option<NumericLimits>,
+    rounding: Rounding,
+) -> Result<(), ValueError> {
+    match (put_numeric_text(out, text, limits), limits) {
+        (Err(ValueError::Scale { scale }), Some(_)) if rounding != Rounding::Error => {
+            let text = text.trim_ascii();
+            let unsigned = text.trim_start_matches(['-', '+']);
+            let sign = if text.starts_with('-') { "-" } else { "" };
+            let rounded = Decimal::parse(unsigned.as_bytes())?.rounded(scale, rounding);
+            put_numeric_text(out, &format!("{sign}{rounded}"), limits)
+        }
+        (result, _) => result,
+    }
+}
+
+/// Zeros that rounding may add behind the digits of a text: as many as a numeric has digits before the point.
+const ZEROS_ADDED_MAX: usize = 131_072;
 /// Decimal digits in one digit of the wire format.
 const GROUP_DIGITS: usize = 4;
 /// Digits before the point that a numeric can have.
@@ -485,6 +639,35 @@ impl<'a> Decimal<'a> {
         i64::try_from(self.fraction.len()).unwrap_or(i64::MAX).saturating_sub(self.exponent).max(0)
     }
 
+    /// Rounds to `scale` decimal places; gives text of whole units of the last place kept.
+    fn rounded(&self, scale: i32, rounding: Rounding) -> String {
+        let kept = self.integer_digits().saturating_add(i64::from(scale));
+        let Ok(kept) = usize::try_from(kept) else { return "0".to_owned() };
+        let mut digits: Vec<u8> = (0..kept.min(self.len())).map(|at| self.digit(at)).collect();
+        digits.resize(kept.min(self.len() + ZEROS_ADDED_MAX), 0);
+        let mut dropped = (kept..self.len()).map(|at| self.digit(at));
+        let first = dropped.next().unwrap_or(0);
+        let order =
+            first.cmp(&5).then(if dropped.any(|digit| digit != 0) { Ordering::Greater } else { Ordering::Equal });
+        if rounding.goes_up(order, digits.last().is_some_and(|digit| digit % 2 == 1)) {
+            let mut carry = true;
+            for digit in digits.iter_mut().rev() {
+                if carry {
+                    carry = *digit == 9;
+                    *digit = if carry { 0 } else { *digit + 1 };
+                }
+            }
+            if carry {
+                digits.insert(0, 1);
+            }
+        }
+        if digits.is_empty() {
+            return "0".to_owned();
+        }
+        let digits: String = digits.into_iter().map(|digit| char::from(b'0' + digit)).collect();
+        format!("{digits}e{}", -scale)
+    }
+
     fn check(&self, limits: Option<NumericLimits>) -> Result<(), ValueError> {
         let first = (0..self.len()).find(|at| self.digit(*at) != 0);
         let last = (0..self.len()).rfind(|at| self.digit(*at) != 0);
@@ -594,6 +777,33 @@ mod tests {
         let thousands = Some(NumericLimits { integer_digits: 6, scale: -3 });
         assert_eq!(put_numeric(&mut out, 123_000, 0, thousands), Ok(()));
         assert_eq!(put_numeric(&mut out, 123_400, 0, thousands), Err(ValueError::Scale { scale: -3 }));
+    }
+
+    #[test]
+    fn rounding_is_to_the_nearest() {
+        let limits = Some(NumericLimits { integer_digits: 3, scale: 1 });
+        let both = |unscaled, digits: &str, rounding| {
+            let (mut from_digits, mut from_text) = (Vec::new(), Vec::new());
+            put_rounded(&mut from_digits, unscaled, 2, limits, rounding).expect("fits");
+            put_rounded_text(&mut from_text, digits, limits, rounding).expect("fits");
+            assert_eq!(from_digits, from_text, "{digits}");
+            parts(&from_digits)
+        };
+        assert_eq!(both(125, "1.25", Rounding::HalfEven), (0, 0, 1, vec![1, 2000]));
+        assert_eq!(both(125, "1.25", Rounding::HalfUp), (0, 0, 1, vec![1, 3000]));
+        assert_eq!(both(-135, "-1.35", Rounding::HalfEven), (0, 0x4000, 1, vec![1, 4000]));
+        assert_eq!(both(-124, "-1.24", Rounding::HalfUp), (0, 0x4000, 1, vec![1, 2000]));
+        assert_eq!(both(999, "9.99", Rounding::HalfEven), (0, 0, 1, vec![10]));
+        assert_eq!(both(4, "0.04", Rounding::HalfUp), (0, 0, 1, vec![]));
+        let overflow = put_rounded(&mut Vec::new(), 99_999, 2, limits, Rounding::HalfUp);
+        assert_eq!(overflow, Err(ValueError::Precision { limit: 3 }));
+        let hundreds = Some(NumericLimits { integer_digits: 5, scale: -2 });
+        let mut out = Vec::new();
+        assert_eq!(put_rounded(&mut out, 12_351, 0, hundreds, Rounding::HalfUp), Ok(()));
+        assert_eq!(parts(&out), (1, 0, 0, vec![1, 2400]));
+        assert_eq!(Rounding::HalfEven.fraction(-1_500_000, 0), Ok(-2_000_000));
+        assert_eq!(Rounding::HalfEven.fraction(2_500_000, 0), Ok(2_000_000));
+        assert_eq!(Rounding::Error.fraction(2_500_000, 0), Err(ValueError::FinerThan { digits: 0 }));
     }
 
     #[test]

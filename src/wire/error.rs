@@ -14,7 +14,7 @@ pub enum DecodeError {
     #[error("the COPY header extension has length {0}")]
     Extension(i32),
     /// A tuple has another number of fields than columns were asked for.
-    #[error("tuple {tuple} has {found} fields instead of {expected}")]
+    #[error("tuple {tuple} has {found} fields instead of {expected} (byte {byte} of the stream)")]
     FieldCount {
         /// Tuples before this one.
         tuple: u64,
@@ -22,9 +22,13 @@ pub enum DecodeError {
         found: i16,
         /// The columns asked for.
         expected: usize,
+        /// Where the count is in the stream.
+        byte: u64,
     },
     /// A field's length is negative and does not mean NULL.
-    #[error("tuple {tuple}, column {column}: field length {length} is negative and not NULL")]
+    #[error(
+        "tuple {tuple}, column {column}: field length {length} is negative and not NULL (byte {byte} of the stream)"
+    )]
     FieldLength {
         /// Tuples before this one.
         tuple: u64,
@@ -32,6 +36,8 @@ pub enum DecodeError {
         column: usize,
         /// The length in the stream.
         length: i32,
+        /// Where the length is in the stream.
+        byte: u64,
     },
     /// Bytes follow the trailer.
     #[error("bytes follow the end of the COPY stream")]
@@ -69,12 +75,48 @@ pub enum FieldError {
     #[error("text that is not valid UTF-8")]
     Utf8,
     /// `NaN` or an infinity in a decimal column.
-    #[error("{0}, which a decimal column cannot hold")]
+    #[error(
+        "{0}, which a decimal column cannot hold (the column's setting numeric_special = \"null\" or \"text\" changes that)"
+    )]
     NotFinite(&'static str),
-    /// More digits than the declared precision and scale, which only a damaged stream can bring.
-    #[error("a numeric with more digits than its column declares")]
+    /// More digits than the declared precision and scale, which for a column that declares them only a damaged stream
+    /// can bring.
+    #[error(
+        "a numeric with more digits than its column declares, or than the column's setting numeric_unbounded allows"
+    )]
     Digits,
+    /// A numeric beyond the range of floating-point numbers.
+    #[error("a numeric beyond the range of double (the column's setting numeric_unbounded = \"text\" changes that)")]
+    BeyondFloat,
     /// A date or time beyond the range of Arrow.
-    #[error("a {0} later than Arrow can hold")]
+    #[error(
+        "a {0} later than Arrow can hold (the column's setting out_of_range_time = \"null\" or \"text\" changes that)"
+    )]
     OutOfRange(&'static str),
+    /// An array with another number of dimensions than expected.
+    #[error(
+        "an array of {found} dimensions where {expected} was expected (the column's settings array_dimensions or array_shape = \"text\" change that)"
+    )]
+    ArrayShape {
+        /// Dimensions of the value.
+        found: usize,
+        /// Dimensions of the column.
+        expected: usize,
+    },
+    /// An array whose first element has an unusual number.
+    #[error(
+        "an array whose first element has the number {0} (the column's setting array_shape = \"text\" changes that)"
+    )]
+    ArrayBound(i32),
+    /// A vector of another length than declared, which only a damaged stream can bring.
+    #[error("a vector of {found} elements instead of {expected}")]
+    VectorLength {
+        /// Elements of the value.
+        found: usize,
+        /// Elements that the column declares.
+        expected: usize,
+    },
+    /// Values that are short on the wire and enormous as text or lists.
+    #[error("more than {0} MiB of decoded values in one batch")]
+    Enormous(usize),
 }

@@ -15,13 +15,17 @@ mod decode;
 mod encode;
 mod error;
 mod numeric;
+mod parts;
 mod temporal;
+mod text_forms;
 
 pub use decode::{CopyDecoder, Field, TupleBlock};
 pub use encode::*;
 pub use error::{DecodeError, FieldError};
 pub use numeric::{DecimalText, NumericDigits, NumericSign};
+pub use parts::*;
 pub use temporal::{IntervalParts, date_from_wire, interval_from_wire, time_from_wire, timestamp_from_wire};
+pub use text_forms::*;
 
 /// The eleven bytes every binary COPY stream starts with.
 pub(crate) const SIGNATURE: &[u8; 11] = b"PGCOPY\n\xff\r\n\0";

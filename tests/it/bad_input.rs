@@ -62,14 +62,6 @@ async fn a_missing_table_leaves_the_lake_as_it_was() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_type_without_a_mapping_is_named() -> Result<()> {
-    let db = racing("unmapped", 60).await?;
-    db.client().await?.batch_execute("ALTER TABLE horses ADD COLUMN home point").await?;
-    assert_fails(&Workspace::at(db.url())?.run(["pull"])?, 1, "column home of public.horses has type point");
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_missing_column_is_named_with_file_statement_and_message() -> Result<()> {
     let db = racing("column", 60).await?;
     db.client().await?.batch_execute("ALTER TABLE race_results DROP COLUMN jockey_slug").await?;

@@ -17,5 +17,7 @@ mod push;
 mod rebuild;
 mod reference;
 mod retry;
+mod sources;
 mod sql_phases;
 mod support;
+mod types;

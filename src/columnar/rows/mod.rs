@@ -8,26 +8,31 @@
 //! Nothing is rounded, cut or replaced: a value that the target column would change is an error that names column
 //! and row.
 
+mod field;
 mod form;
+mod nested;
+mod policy;
 mod prepared;
 mod slots;
 mod text;
 mod types;
 
-use arrow::array::{Array, ArrayAccessor, ArrayRef, AsArray, RecordBatch};
-use arrow::buffer::NullBuffer;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, RecordBatch};
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, Schema};
 use bytes::BytesMut;
 
 use crate::schema::ColumnSchema;
-use crate::wire::{NULL_FIELD, ValueError, tuple_start};
+use crate::wire::{ValueError, tuple_start};
 
+use field::FieldEncoder;
 use form::Form;
 pub use form::is_interval;
-use prepared::Prepared;
-use slots::{Slots, write_fixed};
-use text::{HasNul, check_text};
-use types::{with_bytes, with_text};
+pub use policy::PushPolicy;
+use slots::Slots;
 
 /// Rows encoded at once: few enough that the tuples of a wide table stay in the second-level cache, enough that the
 /// cost per column disappears.
@@ -127,10 +132,8 @@ struct Column {
     name: String,
     index: usize,
     data_type: DataType,
-    not_null: bool,
-    form: Form,
+    encoder: FieldEncoder,
     nulls: u64,
-    prepared: Prepared,
 }
 
 /// A failed row of a block.
@@ -143,10 +146,11 @@ impl RowEncoder {
     /// [`EncodePlanError`] for pairs of types that need a cast, and for different numbers of columns.
     pub fn new(batch_schema: &Schema, target: &[ColumnSchema]) -> Result<Self, EncodePlanError> {
         let all: Vec<usize> = (0..batch_schema.fields().len()).collect();
-        Self::with_columns(batch_schema, &all, target)
+        Self::with_columns(batch_schema, &all, target, &BTreeMap::new())
     }
 
-    /// Plans to encode the dataset columns at `indices` into the target columns, in this order.
+    /// Plans to encode the dataset columns at `indices` into the target columns, in this order, with what the
+    /// configuration says about values that do not fit, by target column.
     ///
     /// # Errors
     /// As [`RowEncoder::new`].
@@ -154,6 +158,7 @@ impl RowEncoder {
         batch_schema: &Schema,
         indices: &[usize],
         target: &[ColumnSchema],
+        policies: &BTreeMap<String, PushPolicy>,
     ) -> Result<Self, EncodePlanError> {
         let fields = batch_schema.fields();
         if indices.len() != target.len() || indices.iter().any(|index| *index >= fields.len()) {
@@ -163,15 +168,18 @@ impl RowEncoder {
         let mut columns = Vec::with_capacity(target.len());
         for (&index, target) in indices.iter().zip(target) {
             let data_type = fields[index].data_type().clone();
-            match Form::of(&data_type, target) {
+            let values = match &data_type {
+                DataType::Dictionary(_, values) => values.as_ref(),
+                plain => plain,
+            };
+            let policy = policies.get(&target.name).copied().unwrap_or_default();
+            match Form::of(values, &target.pg_type, target.typmod, policy) {
                 Some(form) => columns.push(Column {
                     name: target.name.clone(),
                     index,
                     data_type,
-                    not_null: target.not_null,
-                    form,
+                    encoder: FieldEncoder::new(form, target.not_null),
                     nulls: 0,
-                    prepared: Prepared::default(),
                 }),
                 None => refused.push(RefusedPair {
                     column: target.name.clone(),
@@ -192,6 +200,7 @@ impl RowEncoder {
     /// [`EncodeError::Value`] for the first value, by block of rows and then by column, that its target cannot hold.
     pub fn encode(&mut self, batch: &RecordBatch, out: &mut BytesMut) -> Result<(), EncodeError> {
         self.check_schema(batch)?;
+        let batch = &self.without_dictionaries(batch)?;
         let start = out.len();
         let mut done = 0;
         while done < batch.num_rows() {
@@ -235,6 +244,27 @@ impl RowEncoder {
         Ok(())
     }
 
+    /// The batch with the values of dictionaries in their places.
+    fn without_dictionaries(&self, batch: &RecordBatch) -> Result<RecordBatch, EncodeError> {
+        let mut batch = batch.clone();
+        for column in &self.columns {
+            let DataType::Dictionary(_, values) = &column.data_type else { continue };
+            let other = |_| EncodeError::Schema {
+                column: column.name.clone(),
+                found: column.data_type.clone(),
+                planned: values.as_ref().clone(),
+            };
+            let array = cast(batch.column(column.index), values).map_err(other)?;
+            let (schema, mut arrays, _) = batch.into_parts();
+            let mut fields: Vec<_> = schema.fields().iter().cloned().collect();
+            fields[column.index] =
+                Arc::new(fields[column.index].as_ref().clone().with_data_type(values.as_ref().clone()));
+            arrays[column.index] = array;
+            batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).map_err(other)?;
+        }
+        Ok(batch)
+    }
+
     fn encode_block(&mut self, block: &RecordBatch, out: &mut BytesMut) -> Result<(), (usize, BlockError)> {
         let rows = block.num_rows();
         let fields = i16::try_from(self.columns.len()).map_err(|_| (0, (0, ValueError::TooBig)))?;
@@ -243,7 +273,7 @@ impl RowEncoder {
         self.places.resize(rows, start.len());
         for (index, column) in self.columns.iter_mut().enumerate() {
             let array = block.column(column.index);
-            column.measure(array, &mut self.places).map_err(|error| (index, error))?;
+            column.encoder.measure(array, &mut self.places).map_err(|error| (index, error))?;
         }
         let mut end = out.len();
         for place in &mut self.places {
@@ -255,101 +285,16 @@ impl RowEncoder {
         let mut slots = Slots { bytes: out, places: &mut self.places };
         slots.fill(None, std::iter::repeat_n((), rows), |()| Ok(start)).map_err(|error| (0, error))?;
         for (index, column) in self.columns.iter().enumerate() {
-            column.write(block.column(column.index), &mut slots).map_err(|error| (index, error))?;
+            column.encoder.write(block.column(column.index), &mut slots).map_err(|error| (index, error))?;
         }
-        for (column, array) in
-            self.columns.iter_mut().map(|column| (column.index, column)).map(|(i, c)| (c, block.column(i)))
-        {
-            let nulls = if column.form == Form::Nulls { rows } else { array.null_count() };
+        for column in &mut self.columns {
+            let nulls = match column.encoder.form {
+                Form::Nulls => rows,
+                _ => block.column(column.index).null_count(),
+            };
             column.nulls += u64::try_from(nulls).unwrap_or(u64::MAX);
         }
         Ok(())
-    }
-}
-
-impl Column {
-    /// Adds the length of each row's field, length word included, to `lengths`; finds values that do not fit where
-    /// that is cheapest here.
-    fn measure(&mut self, array: &ArrayRef, lengths: &mut [usize]) -> Result<(), BlockError> {
-        let nulls = array.nulls().filter(|nulls| nulls.null_count() > 0);
-        if self.not_null {
-            let first = match self.form {
-                Form::Nulls => (!lengths.is_empty()).then_some(0),
-                _ => nulls.and_then(|nulls| nulls.iter().position(|valid| !valid)),
-            };
-            if let Some(row) = first {
-                return Err((row, ValueError::Null));
-            }
-        }
-        match self.form {
-            Form::Nulls => add_fixed(lengths, None, 0),
-            Form::Fixed(fixed) => add_fixed(lengths, nulls, fixed.width()),
-            Form::Text { limit, versioned } => {
-                with_text!(array, array => {
-                    check_text(array, array.has_nul(), limit)?;
-                    add_lengths(lengths, nulls, rows_of(array).map(str::len), usize::from(versioned));
-                });
-            }
-            Form::Bytes => {
-                with_bytes!(array, array => add_lengths(lengths, nulls, rows_of(array).map(<[u8]>::len), 0));
-            }
-            Form::Prepared(prepare) => {
-                self.prepared.fill(prepare, array)?;
-                let mut start = 0;
-                for (length, end) in lengths.iter_mut().zip(&self.prepared.ends) {
-                    *length += end - start;
-                    start = *end;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes each row's field.
-    fn write(&self, array: &ArrayRef, slots: &mut Slots<'_>) -> Result<(), BlockError> {
-        let nulls = array.nulls();
-        match self.form {
-            Form::Nulls => slots.fill(None, std::iter::repeat(()), |()| Ok(NULL_FIELD)),
-            Form::Fixed(fixed) => write_fixed(fixed, array, slots),
-            Form::Text { versioned, .. } => {
-                /// The version of the format that `jsonb_recv` knows.
-                const JSONB_VERSION: &[u8] = &[1];
-                let prefix = if versioned { JSONB_VERSION } else { &[] };
-                with_text!(array, array => slots.fill_bytes(nulls, rows_of(array).map(str::as_bytes), prefix))
-            }
-            Form::Bytes => with_bytes!(array, array => slots.fill_bytes(nulls, rows_of(array), &[])),
-            Form::Prepared(_) => {
-                let mut start = 0;
-                for (place, end) in slots.places.iter_mut().zip(&self.prepared.ends) {
-                    Slots::put(slots.bytes, place, &self.prepared.bytes[start..*end]);
-                    start = *end;
-                }
-                Ok(())
-            }
-        }
-    }
-}
-
-/// All values of an array, whatever stands in the null slots too.
-fn rows_of<A: ArrayAccessor + Copy>(array: A) -> impl Iterator<Item = A::Item> {
-    (0..array.len()).map(move |row| array.value(row))
-}
-
-fn add_fixed(lengths: &mut [usize], nulls: Option<&NullBuffer>, width: usize) {
-    match nulls {
-        None => lengths.iter_mut().for_each(|length| *length += NULL_FIELD.len() + width),
-        Some(nulls) => {
-            for (length, valid) in lengths.iter_mut().zip(nulls.iter()) {
-                *length += NULL_FIELD.len() + if valid { width } else { 0 };
-            }
-        }
-    }
-}
-
-fn add_lengths(lengths: &mut [usize], nulls: Option<&NullBuffer>, values: impl Iterator<Item = usize>, prefix: usize) {
-    for (row, (length, value)) in lengths.iter_mut().zip(values).enumerate() {
-        let null = nulls.is_some_and(|nulls| nulls.is_null(row));
-        *length += NULL_FIELD.len() + if null { 0 } else { prefix + value };
     }
 }
 
@@ -357,7 +302,7 @@ fn add_lengths(lengths: &mut [usize], nulls: Option<&NullBuffer>, values: impl I
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{Decimal128Array, Int16Array, Int64Array, NullArray, StringArray, StringViewArray};
+    use arrow::array::{ArrayRef, Decimal128Array, Int16Array, Int64Array, NullArray, StringArray, StringViewArray};
     use proptest::collection::vec;
     use proptest::option;
     use proptest::prelude::*;

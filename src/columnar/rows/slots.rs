@@ -7,16 +7,18 @@ use arrow::datatypes::{
     Int64Type, Time64MicrosecondType, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
     TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
-use bytes::BytesMut;
+use half::f16;
 
 use crate::wire::{
-    NULL_FIELD, ValueError, bool_field, date_to_wire, date_to_wire_timestamp, float4_field, float8_field, int2_field,
-    int4_field, int8_field, interval_field, length_word, time_to_wire, timestamp_to_wire, uuid_field, uuid_from_text,
+    NULL_FIELD, Rounding, ValueError, bool_field, date_to_wire, date_to_wire_timestamp, float4_field, float8_field,
+    half_field, int2_field, int4_field, int8_field, interval_field, length_word, time_to_wire, timestamp_to_wire,
+    uuid_field, uuid_from_text,
 };
 
+use super::BlockError;
+use super::field::rows_of;
 use super::form::Fixed;
 use super::types::{with_floats, with_integers, with_text};
-use super::{BlockError, rows_of};
 
 /// The greatest whole number up to which `real` holds every whole number.
 const FLOAT4_EXACT_MAX: u64 = 1 << 24;
@@ -29,7 +31,7 @@ const DAY_US: i64 = 86_400_000_000;
 
 /// The bytes of a block, and where each row's next field goes.
 pub(super) struct Slots<'a> {
-    pub(super) bytes: &'a mut BytesMut,
+    pub(super) bytes: &'a mut [u8],
     pub(super) places: &'a mut [usize],
 }
 
@@ -47,7 +49,7 @@ impl Slots<'_> {
         values: impl Iterator<Item = T>,
         field: impl Fn(T) -> Result<[u8; N], ValueError>,
     ) -> Result<(), BlockError> {
-        let bytes = self.bytes.as_mut();
+        let bytes = &mut *self.bytes;
         let rows = self.places.iter_mut().zip(values).enumerate();
         match nulls.filter(|nulls| nulls.null_count() > 0) {
             None => {
@@ -77,7 +79,7 @@ impl Slots<'_> {
         values: impl Iterator<Item = &'v [u8]>,
         prefix: &[u8],
     ) -> Result<(), BlockError> {
-        let bytes = self.bytes.as_mut();
+        let bytes = &mut *self.bytes;
         for (row, (place, value)) in self.places.iter_mut().zip(values).enumerate() {
             if nulls.is_some_and(|nulls| nulls.is_null(row)) {
                 Self::put(bytes, place, &NULL_FIELD);
@@ -124,9 +126,38 @@ pub(super) fn write_fixed(fixed: Fixed, array: &ArrayRef, slots: &mut Slots<'_>)
             let values = array.as_primitive::<Float64Type>().values().iter();
             slots.fill(nulls, values, |value| Ok(float8_field(*value)))
         }
-        Fixed::DecimalAsInt2 { scale } => write_decimal_as_int(array, slots, scale, int2_field),
-        Fixed::DecimalAsInt4 { scale } => write_decimal_as_int(array, slots, scale, int4_field),
-        Fixed::DecimalAsInt8 { scale } => write_decimal_as_int(array, slots, scale, int8_field),
+        Fixed::DecimalAsInt2 { scale, rounding } => {
+            write_decimal_as_int(array, slots, (scale, 0), rounding, int2_field)
+        }
+        Fixed::DecimalAsInt4 { scale, rounding } => {
+            write_decimal_as_int(array, slots, (scale, 0), rounding, int4_field)
+        }
+        Fixed::DecimalAsInt8 { scale, rounding } => {
+            write_decimal_as_int(array, slots, (scale, 0), rounding, int8_field)
+        }
+        Fixed::DecimalAsMoney { scale, money_scale, rounding } => {
+            write_decimal_as_int(array, slots, (scale, money_scale), rounding, int8_field)
+        }
+        Fixed::Unsigned2 => with_integers!(array, array => write_int(array, slots, |value: u16| {
+            int2_field(value.cast_signed())
+        })),
+        Fixed::Unsigned4 => with_integers!(array, array => write_int(array, slots, |value: u32| {
+            int4_field(value.cast_signed())
+        })),
+        Fixed::Unsigned8 => with_integers!(array, array => write_int(array, slots, |value: u64| {
+            int8_field(value.cast_signed())
+        })),
+        Fixed::HalfFloat => {
+            let values = array.as_primitive::<Float32Type>().values().iter();
+            slots.fill(nulls, values, |value| {
+                let half = f16::from_f32(*value);
+                if half.to_f32().to_bits() == value.to_bits() {
+                    Ok(half_field(half.to_be_bytes()))
+                } else {
+                    Err(ValueError::Inexact)
+                }
+            })
+        }
         Fixed::Date => {
             let values = array.as_primitive::<Date32Type>().values().iter();
             slots.fill(nulls, values, |days| date_to_wire(*days).map(int4_field))
@@ -135,11 +166,10 @@ pub(super) fn write_fixed(fixed: Fixed, array: &ArrayRef, slots: &mut Slots<'_>)
             let values = array.as_primitive::<Date32Type>().values().iter();
             slots.fill(nulls, values, |days| date_to_wire_timestamp(*days).map(int8_field))
         }
-        Fixed::Time { fraction_digits } => {
+        Fixed::Time { fraction_digits, rounding } => {
             let values = array.as_primitive::<Time64MicrosecondType>().values().iter();
             slots.fill(nulls, values, |micros| {
-                check_fraction(*micros, fraction_digits)?;
-                time_to_wire(*micros).map(int8_field)
+                time_to_wire(rounding.fraction(*micros, fraction_digits)?).map(int8_field)
             })
         }
         Fixed::TimestampAsDate => write_timestamps(array, slots, |micros| {
@@ -151,13 +181,14 @@ pub(super) fn write_fixed(fixed: Fixed, array: &ArrayRef, slots: &mut Slots<'_>)
             };
             date_to_wire(days).map(int4_field)
         }),
-        Fixed::Timestamp { fraction_digits } => write_timestamps(array, slots, |micros| {
-            if micros.unsigned_abs() != i64::MAX.unsigned_abs() {
-                check_fraction(micros, fraction_digits)?;
-            }
-            timestamp_to_wire(micros).map(int8_field)
+        Fixed::Timestamp { fraction_digits, rounding } => write_timestamps(array, slots, |micros| {
+            let is_infinite = micros.unsigned_abs() == i64::MAX.unsigned_abs();
+            let kept = if is_infinite { micros } else { rounding.fraction(micros, fraction_digits)? };
+            timestamp_to_wire(kept).map(int8_field)
         }),
-        Fixed::Interval { fraction_digits } => write_intervals(array.as_struct(), slots, fraction_digits),
+        Fixed::Interval { fraction_digits, rounding } => {
+            write_intervals(array.as_struct(), slots, fraction_digits, rounding)
+        }
         Fixed::Uuid => {
             let values = array.as_fixed_size_binary();
             slots.fill(nulls, rows_of(values), |value| {
@@ -194,18 +225,23 @@ where
     })
 }
 
+/// Writes decimals as whole numbers of a unit: of one, or of the smallest unit of money.
 fn write_decimal_as_int<I: TryFrom<i128>, const N: usize>(
     array: &ArrayRef,
     slots: &mut Slots<'_>,
-    scale: u8,
+    (scale, kept_scale): (u8, u8),
+    rounding: Rounding,
     field: impl Fn(I) -> [u8; N],
 ) -> Result<(), BlockError> {
-    let unit = 10_i128.pow(u32::from(scale));
     slots.fill(array.nulls(), array.as_primitive::<Decimal128Type>().values().iter(), |value| {
-        if value % unit != 0 {
-            return Err(ValueError::Fraction);
-        }
-        I::try_from(value / unit).map(&field).map_err(|_| ValueError::OutOfRange)
+        let scaled = match i32::from(scale) - i32::from(kept_scale) {
+            dropped @ 1.. => rounding.whole(*value, dropped.unsigned_abs()).ok_or(ValueError::Fraction)?,
+            missing => 10_i128
+                .checked_pow(missing.unsigned_abs())
+                .and_then(|unit| value.checked_mul(unit))
+                .ok_or(ValueError::OutOfRange)?,
+        };
+        I::try_from(scaled).map(&field).map_err(|_| ValueError::OutOfRange)
     })
 }
 
@@ -246,7 +282,12 @@ fn write_timestamps<const N: usize>(
     }
 }
 
-fn write_intervals(array: &StructArray, slots: &mut Slots<'_>, fraction_digits: u32) -> Result<(), BlockError> {
+fn write_intervals(
+    array: &StructArray,
+    slots: &mut Slots<'_>,
+    fraction_digits: u32,
+    rounding: Rounding,
+) -> Result<(), BlockError> {
     let parts = |name| array.column_by_name(name);
     let (Some(months), Some(days), Some(micros)) = (parts("months"), parts("days"), parts("micros")) else {
         return Err((0, ValueError::Unreadable));
@@ -258,14 +299,9 @@ fn write_intervals(array: &StructArray, slots: &mut Slots<'_>, fraction_digits: 
         if months.is_null(row) || days.is_null(row) || micros.is_null(row) {
             return Err(ValueError::Null);
         }
-        check_fraction(micros.value(row), fraction_digits)?;
-        Ok(interval_field(months.value(row), days.value(row), micros.value(row)))
+        let micros = rounding.fraction(micros.value(row), fraction_digits)?;
+        Ok(interval_field(months.value(row), days.value(row), micros))
     })
-}
-
-/// Refuses digits of a second that the server would round.
-fn check_fraction(micros: i64, digits: u32) -> Result<(), ValueError> {
-    if digits >= 6 || micros % 10_i64.pow(6 - digits) == 0 { Ok(()) } else { Err(ValueError::FinerThan { digits }) }
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the one narrowing that rounds; overflow is refused after it")]

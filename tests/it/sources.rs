@@ -1,0 +1,183 @@
+//! Tables of every kind and name, and columns whose values need a setting.
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::support::{Ran, TestDb, Workspace};
+
+const REST: &str =
+    "[dataset]\nname = \"d\"\nkey = [\"id\"]\nphases = \"sql\"\n[target]\ntable = \"d\"\nbackup = \"b\"\n";
+
+/// Pulls with the tables of a pipeline file.
+fn pull(url: &str, tables: &str) -> Result<(Workspace, Ran)> {
+    let workspace = Workspace::at(url)?;
+    std::fs::write(workspace.path().join("pipeline.toml"), format!("{tables}{REST}"))?;
+    let ran = workspace.run(["--json", "pull"])?;
+    Ok((workspace, ran))
+}
+
+/// One value of a query over the lake.
+fn value(workspace: &Workspace, sql: &str) -> Result<Value> {
+    let rows = workspace.run(["--json", "query", &format!("SELECT ({sql})::VARCHAR AS v")])?.ok()?.json()?;
+    Ok(rows[0]["v"].clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_that_does_not_fit_is_an_error_or_what_the_setting_says() -> Result<()> {
+    let db = TestDb::new("policies").await?;
+    db.client()
+        .await?
+        .batch_execute(
+            "CREATE TABLE price (id int, v numeric(6,2), must numeric(6,2) NOT NULL); INSERT INTO price VALUES (1, 1.5, 1), (2, 'NaN', 1), (3, 'NaN', 1);
+             CREATE TABLE late (id int, v timestamptz); INSERT INTO late VALUES (1, '294247-01-10 04:00:54.775807+00'), (2, '2024-01-01+00');
+             CREATE TABLE shape (id int, v int[]); INSERT INTO shape VALUES (1, '[0:1]={1,2}'), (2, '{{1},{2}}'), (3, '{7}');
+             CREATE TABLE box (id int, v int[]); INSERT INTO box VALUES (1, '{{1},{2}}'), (2, NULL), (3, '{}');
+             CREATE TABLE wide (id int, v numeric, w numeric); INSERT INTO wide VALUES (1, 1.25, 0.1), (2, -3, 1e300)",
+        )
+        .await?;
+    let table = |name: &str, settings: &str| format!("[[tables]]\nname = \"{name}\"\n[tables.columns]\n{settings}\n");
+    let refused = [
+        ("price", "", "column v, row 1: NaN", "numeric_special"),
+        ("late", "", "column v, row 0: a timestamp later", "out_of_range_time"),
+        ("shape", "", "column v, row 0", "array_shape"),
+        ("shape", "v.array_dimensions = 2", "column v, row 0", "array_shape"),
+        ("wide", "v.numeric_unbounded = \"decimal(5,1)\"", "column v, row 0", "numeric_unbounded"),
+        (
+            "wide",
+            "v.numeric_unbounded = \"decimal(3,2)\"\nw.numeric_unbounded = \"decimal(38,1)\"",
+            "column w, row 1",
+            "numeric_unbounded",
+        ),
+        ("price", "must.numeric_special = \"null\"", "column must is not null", "\"text\""),
+        ("price", "nosuch.numeric_special = \"null\"", "column nosuch", "public.price"),
+    ];
+    for (name, settings, place, setting) in refused {
+        let (workspace, ran) = pull(db.url(), &table(name, settings))?;
+        assert!(matches!(ran.code, Some(1 | 2)), "{name} {settings}: {ran:?}");
+        let named = ran.stderr.contains(place) && ran.stderr.contains(setting) && ran.stderr.contains(name);
+        assert!(named, "{name} {settings}: {}", ran.stderr);
+        assert!(workspace.lake_files("manifest").is_empty() && workspace.lake_files("tables").is_empty());
+    }
+
+    for (settings, message) in [
+        ("v.numeric_special = \"nil\"", "expected one of `error`, `null`, `text`"),
+        ("v.numeric_unbounded = \"decimal(39,1)\"", "decimal(p,s) with at most 38 digits"),
+    ] {
+        let (_, ran) = pull(db.url(), &table("price", settings))?;
+        assert!(ran.code == Some(2) && ran.stderr.contains(message), "{settings}: {ran:?}");
+    }
+
+    let tables = [
+        table("price", "v.numeric_special = \"null\""),
+        table("late", "v.out_of_range_time = \"null\""),
+        table("shape", "v.array_shape = \"text\""),
+        table("box", "v.array_dimensions = 2"),
+        table("wide", "v.numeric_unbounded = \"decimal(9,3)\"\nw.numeric_unbounded = \"double\""),
+    ];
+    let (workspace, ran) = pull(db.url(), &tables.concat())?;
+    let ran = ran.ok()?;
+    assert!(ran.stderr.contains("price, column v: 2 values that it cannot hold became null"), "{}", ran.stderr);
+    let report = ran.json()?;
+    assert_eq!(report["tables"]["price"]["replaced"]["v"], 2, "{report}");
+    assert_eq!(report["tables"]["late"]["replaced"]["v"], 1, "{report}");
+    for (sql, expected) in [
+        ("SELECT count(*) FROM price WHERE v IS NULL", "2"),
+        ("SELECT string_agg(v, ' ' ORDER BY id) FROM shape", "[0:1]={1,2} {{1},{2}} {7}"),
+        ("SELECT v FROM box WHERE id = 1", "[[1], [2]]"),
+        ("SELECT sum(v) FROM wide", "-1.750"),
+        ("SELECT max(w) FROM wide", "1e+300"),
+    ] {
+        assert_eq!(value(&workspace, sql)?, expected, "{sql}");
+    }
+
+    let tables = [table("price", "v.numeric_special = \"text\""), table("late", "v.out_of_range_time = \"text\"")];
+    let (workspace, ran) = pull(db.url(), &tables.concat())?;
+    ran.ok()?;
+    assert_eq!(value(&workspace, "SELECT string_agg(v, ' ' ORDER BY id) FROM price")?, "1.50 NaN NaN");
+    assert_eq!(value(&workspace, "SELECT v FROM late WHERE id = 1")?, "294247-01-10 04:00:54.775807+00");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_of_every_kind_and_name_are_pulled() -> Result<()> {
+    const LONG: &str = "a_name_of_sixty_three_bytes_which_is_all_that_postgres_ever_kee";
+    let db = TestDb::new("sources").await?;
+    let client = db.client().await?;
+    let many: String = (0..1600).map(|index| format!("c{index} int{}", if index < 1599 { ", " } else { "" })).collect();
+    client
+        .batch_execute(&format!(
+            "CREATE EXTENSION file_fdw;
+             CREATE SCHEMA \"Weird \"\"é\"; CREATE TABLE \"Weird \"\"é\".\"SELECT \"\"1\"\"\" (
+                 \"from\" int, gone int, \"A\" int, a int, \"ü \"\"x\"\" 🐎\" text, \"{LONG}\" int, twice int GENERATED ALWAYS AS (a * 2) STORED,
+                 \"dot.ted\" text, \"A_1\" int);
+             ALTER TABLE \"Weird \"\"é\".\"SELECT \"\"1\"\"\" DROP COLUMN gone;
+             INSERT INTO \"Weird \"\"é\".\"SELECT \"\"1\"\"\" VALUES (1, 2, 3, 'x', 4, DEFAULT, 'y', 5);
+             CREATE TABLE wide ({many}); INSERT INTO wide DEFAULT VALUES; UPDATE wide SET c1599 = 7;
+             CREATE TABLE nothing (id int, v int[], r int4range);
+             CREATE TABLE bare (); INSERT INTO bare DEFAULT VALUES;
+             CREATE TABLE parted (id int, v text) PARTITION BY RANGE (id);
+             CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (10);
+             CREATE TABLE parted_2 PARTITION OF parted FOR VALUES FROM (10) TO (20);
+             INSERT INTO parted SELECT i, 'v' || i FROM generate_series(0, 19) i;
+             CREATE TABLE parent (id int); CREATE TABLE child (extra int) INHERITS (parent);
+             INSERT INTO parent VALUES (1); INSERT INTO child SELECT i, i FROM generate_series(2, 5000) i;
+             CREATE VIEW seen AS SELECT id, upper(v) AS v, v::tsvector AS words FROM parted;
+             CREATE MATERIALIZED VIEW kept AS SELECT * FROM parted WHERE id > 4;
+             CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
+             CREATE FOREIGN TABLE far (id int, v text) SERVER files OPTIONS (program 'printf \"1,a\\n2,b\\n\"', format 'csv');"
+        ))
+        .await?;
+    let table = |name: &str, source: &str| format!("[[tables]]\nname = \"{name}\"\nsource = '{source}'\n");
+    let kinds = ["wide", "nothing", "parted", "parent", "seen", "kept", "far"];
+    let mut tables: String = kinds.iter().map(|name| format!("[[tables]]\nname = \"{name}\"\n")).collect();
+    tables.push_str(&table("weird", "Weird \"é.SELECT \"1\""));
+    let (workspace, ran) = pull(db.url(), &tables)?;
+    let report = ran.ok()?.json()?;
+    let rows = |name: &str| report["tables"][name]["rows"].as_u64().context("a count");
+    let found = kinds.iter().map(|name| rows(name)).collect::<Result<Vec<_>>>()?;
+    assert_eq!(found, [1, 0, 20, 5000, 20, 15, 2]);
+    for (sql, expected) in [
+        ("SELECT c1599 FROM wide", "7"),
+        ("SELECT count(*) FROM nothing", "0"),
+        ("SELECT count(DISTINCT id) FROM parent", "5000"),
+        ("SELECT v || words FROM seen WHERE id = 7", "V7'v7'"),
+        ("SELECT string_agg(v, '' ORDER BY id) FROM far", "ab"),
+        // DuckDB's names differ in more than case, so the second and third get numbers.
+        ("SELECT [\"from\", \"A\", a_2, twice, \"A_1\"] FROM weird", "[1, 2, 3, 6, 5]"),
+        ("SELECT \"ü \"\"x\"\" 🐎\" || \"dot.ted\" FROM weird", "xy"),
+    ] {
+        assert_eq!(value(&workspace, sql)?, expected, "{sql}");
+    }
+    assert_eq!(value(&workspace, &format!("SELECT {LONG} FROM weird"))?, "4");
+
+    let (_, ran) = pull(db.url(), &table("bare", "public.bare"))?;
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    assert!(ran.stderr.contains("public.bare has no columns"), "{}", ran.stderr);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_that_hide_rows_are_told() -> Result<()> {
+    let db = TestDb::new("hidden").await?;
+    let client = db.client().await?;
+    let role = format!("reader_{}", db.name());
+    client
+        .batch_execute(&format!(
+            "CREATE TABLE t (id int); INSERT INTO t VALUES (1), (2); ALTER TABLE t ENABLE ROW LEVEL SECURITY;
+             CREATE ROLE {role} LOGIN PASSWORD 'p'; GRANT SELECT ON t TO {role};
+             CREATE POLICY half ON t TO {role} USING (id = 1)"
+        ))
+        .await?;
+    let mut url = url::Url::parse(db.url())?;
+    url.set_username(&role).ok().context("a user name")?;
+    url.set_password(Some("p")).ok().context("a password")?;
+    let (_, ran) = pull(url.as_str(), "[[tables]]\nname = \"t\"\n")?;
+    let ran = ran.ok()?;
+    assert!(ran.stderr.contains(&format!("only the rows that role {role} may see")), "{}", ran.stderr);
+    assert_eq!(ran.json()?["tables"]["t"]["rows"], 1);
+    let (_, ran) = pull(db.url(), "[[tables]]\nname = \"t\"\n")?;
+    let ran = ran.ok()?;
+    assert!(!ran.stderr.contains("row-level security"), "a role that sees all rows is not warned: {}", ran.stderr);
+    client.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await?;
+    Ok(())
+}
