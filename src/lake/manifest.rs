@@ -91,7 +91,7 @@ pub enum Origin {
         mark: Option<Box<SourceMark>>,
         /// Values that became null because their column cannot hold them and its setting says so.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-        replaced: BTreeMap<String, u64>,
+        made_null: BTreeMap<String, u64>,
     },
     /// Made by the phases from the tables of a lake version.
     Dataset {

@@ -102,7 +102,7 @@ pub struct PulledTable {
     pub drift: Vec<ColumnDrift>,
     /// Values that became null because their column cannot hold them and its setting says so.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub replaced: BTreeMap<String, u64>,
+    pub made_null: BTreeMap<String, u64>,
 }
 
 /// What is pulled of the tables.
@@ -280,17 +280,17 @@ struct Share {
     rows_sent: u64,
     seen: Vec<Option<NumericSeen>>,
     /// Values that became null, by column.
-    replaced: Vec<u64>,
+    made_null: Vec<u64>,
 }
 
 impl Share {
     /// Takes in what unbounded numerics of the last version needed, and what became null in it: its rows are part of
     /// the table.
     fn widen(&mut self, schema: &SchemaRef, last: &LakeTable) {
-        let Origin::Source { numeric_seen, replaced, .. } = &last.origin else { return };
-        self.replaced.resize(schema.fields().len(), 0);
-        for (count, field) in self.replaced.iter_mut().zip(schema.fields()) {
-            *count += replaced.get(field.name()).copied().unwrap_or(0);
+        let Origin::Source { numeric_seen, made_null, .. } = &last.origin else { return };
+        self.made_null.resize(schema.fields().len(), 0);
+        for (count, field) in self.made_null.iter_mut().zip(schema.fields()) {
+            *count += made_null.get(field.name()).copied().unwrap_or(0);
         }
         self.seen.resize(schema.fields().len(), None);
         for (seen, field) in self.seen.iter_mut().zip(schema.fields()) {
@@ -402,12 +402,12 @@ impl PullJob<'_> {
                 }
             };
             let (rows, parquet_bytes, files) = (table.rows, table.bytes, table.files.len());
-            let (drift, replaced) = (done.drift, replaced_in(table));
-            for (column, count) in &replaced {
+            let (drift, made_null) = (done.drift, made_null_in(table));
+            for (column, count) in &made_null {
                 let message = format!("{name}, column {column}: {count} values that it cannot hold became null");
                 self.progress.warn(self.step, message);
             }
-            report.insert(name, PulledTable { rows, parquet_bytes, wire_bytes, files, mode, drift, replaced });
+            report.insert(name, PulledTable { rows, parquet_bytes, wire_bytes, files, mode, drift, made_null });
             done.work.finish();
         }
         Ok(PullReport {
@@ -629,8 +629,8 @@ impl PullJob<'_> {
                 [] => share.seen,
                 seen => seen.iter().zip(share.seen).map(|(a, b)| Some(a.as_ref()?.union(b?))).collect(),
             };
-            into.replaced.resize(share.replaced.len(), 0);
-            into.replaced.iter_mut().zip(share.replaced).for_each(|(sum, count)| *sum += count);
+            into.made_null.resize(share.made_null.len(), 0);
+            into.made_null.iter_mut().zip(share.made_null).for_each(|(sum, count)| *sum += count);
         }
         let mut present = BTreeMap::new();
         for (table, share) in pulling.iter().zip(&mut joined) {
@@ -718,8 +718,8 @@ impl PullJob<'_> {
 
 fn lake_table(pulling: &Pulling, share: Share, version: Version, run_id: &str, snapshot: &SnapshotInfo) -> LakeTable {
     let fields = pulling.schema.fields().iter();
-    let replaced = fields.clone().zip(share.replaced).filter(|(_, count)| *count > 0);
-    let replaced = replaced.map(|(field, count)| (field.name().clone(), count)).collect();
+    let made_null = fields.clone().zip(share.made_null).filter(|(_, count)| *count > 0);
+    let made_null = made_null.map(|(field, count)| (field.name().clone(), count)).collect();
     let numeric_seen = fields
         .zip(share.seen)
         .filter_map(|(field, seen)| {
@@ -740,7 +740,7 @@ fn lake_table(pulling: &Pulling, share: Share, version: Version, run_id: &str, s
             source_rows: share.rows_sent,
             numeric_seen,
             mark: Some(Box::new(pulling.mark.clone())),
-            replaced,
+            made_null,
         },
         schema: Arc::clone(&pulling.schema),
         rows: share.files.iter().map(|file| file.rows).sum(),
@@ -750,9 +750,9 @@ fn lake_table(pulling: &Pulling, share: Share, version: Version, run_id: &str, s
 }
 
 /// Values of a table that became null, by column.
-fn replaced_in(table: &LakeTable) -> BTreeMap<String, u64> {
+fn made_null_in(table: &LakeTable) -> BTreeMap<String, u64> {
     match &table.origin {
-        Origin::Source { replaced, .. } => replaced.clone(),
+        Origin::Source { made_null, .. } => made_null.clone(),
         Origin::Dataset { .. } => BTreeMap::new(),
     }
 }
@@ -960,7 +960,7 @@ impl TableShare {
             files: self.encoder.finish().await?,
             rows_sent: self.rows_sent,
             seen: self.builder.numeric_seen(),
-            replaced: self.builder.replaced(),
+            made_null: self.builder.replaced(),
         };
         Ok((self.index, share))
     }

@@ -178,21 +178,31 @@ impl ColumnMatch {
     /// Moves what was loaded into the staging table, and casts what is text so far.
     pub(super) fn cast_statement(&self, raw: &TableName, staging: &TableName) -> String {
         let names: Vec<String> = self.load.iter().map(|(_, column)| quote_ident(&column.name)).collect();
-        let values: Vec<String> = self
-            .load
-            .iter()
-            .map(|(_, column)| {
-                let name = quote_ident(&column.name);
-                if self.is_cast(column) { format!("{name}::{}", column.type_name) } else { name }
-            })
-            .collect();
         format!(
             "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {}",
             quote_table(staging),
             names.join(", "),
-            values.join(", "),
+            self.cast_values().join(", "),
             quote_table(raw)
         )
+    }
+
+    /// The columns that were loaded, each as a value of its type.
+    pub(super) fn cast_values(&self) -> Vec<String> {
+        let value = |column: &ColumnSchema| match (quote_ident(&column.name), self.is_cast(column)) {
+            (name, true) => format!("{name}::{}", column.type_name),
+            (name, false) => name,
+        };
+        self.load.iter().map(|(_, column)| value(column)).collect()
+    }
+
+    /// The columns of the live table as they are loaded: text where the server casts them.
+    pub(super) fn raw_values(&self) -> Vec<String> {
+        let value = |column: &ColumnSchema| match (quote_ident(&column.name), self.is_cast(column)) {
+            (name, true) => format!("{name}::text AS {name}"),
+            (name, false) => name,
+        };
+        self.load.iter().map(|(_, column)| value(column)).collect()
     }
 
     fn is_cast(&self, column: &ColumnSchema) -> bool {

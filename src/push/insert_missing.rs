@@ -121,8 +121,9 @@ where
     let names: Vec<String> = columns.load.iter().map(|(_, column)| quote_ident(&column.name)).collect();
     let names = names.join(", ");
     let create = format!(
-        "BEGIN; CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {names} FROM {live} WITH NO DATA",
-        quote_table(&staging)
+        "BEGIN; CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM {live} WITH NO DATA",
+        quote_table(&staging),
+        columns.raw_values().join(", ")
     );
     client.batch_execute(&create).await.map_err(|source| PushError::at("create the temporary table", table, source))?;
     let work = progress.start(Step::Push, table.to_string(), Some(dataset.rows));
@@ -136,10 +137,14 @@ where
     let key: Vec<String> = options.key.iter().map(|column| quote_ident(column)).collect();
     let same: Vec<String> = key.iter().map(|column| format!("live.{column} = new.{column}")).collect();
     let key = key.join(", ");
+    let names_of = columns.load.iter().map(|(_, column)| quote_ident(&column.name));
+    let casts: Vec<String> =
+        columns.cast_values().into_iter().zip(names_of).map(|(value, name)| format!("{value} AS {name}")).collect();
     // Looking first spares the numbers of an identity that a refused row would use up.
     let sql = format!(
-        "INSERT INTO {live} ({names}) SELECT {names} FROM {} AS new \
+        "INSERT INTO {live} ({names}) SELECT {names} FROM (SELECT {} FROM {}) AS new \
          WHERE NOT EXISTS (SELECT FROM {live} AS live WHERE {}) ORDER BY {key} ON CONFLICT ({key}) DO NOTHING",
+        casts.join(", "),
         quote_table(&staging),
         same.join(" AND ")
     );

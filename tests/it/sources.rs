@@ -78,8 +78,8 @@ async fn a_value_that_does_not_fit_is_an_error_or_what_the_setting_says() -> Res
     let ran = ran.ok()?;
     assert!(ran.stderr.contains("price, column v: 2 values that it cannot hold became null"), "{}", ran.stderr);
     let report = ran.json()?;
-    assert_eq!(report["tables"]["price"]["replaced"]["v"], 2, "{report}");
-    assert_eq!(report["tables"]["late"]["replaced"]["v"], 1, "{report}");
+    assert_eq!(report["tables"]["price"]["made_null"]["v"], 2, "{report}");
+    assert_eq!(report["tables"]["late"]["made_null"]["v"], 1, "{report}");
     for (sql, expected) in [
         ("SELECT count(*) FROM price WHERE v IS NULL", "2"),
         ("SELECT string_agg(v, ' ' ORDER BY id) FROM shape", "[0:1]={1,2} {{1},{2}} {7}"),

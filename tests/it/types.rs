@@ -458,12 +458,19 @@ async fn every_type_goes_there_and_back_unchanged() -> Result<()> {
     let workspace = Workspace::at(db.url())?;
     std::fs::write(
         workspace.path().join("pipeline.toml"),
-        "[[tables]]\nname = \"source\"\nkey = [\"id\"]\n[dataset]\nname = \"d\"\nkey = [\"id\"]\nphases = \"sql\"\n\
+        "[[tables]]\nname = \"source\"\nkey = [\"id\"]\nwatermark = \"xmin\"\n[dataset]\nname = \"d\"\nkey = [\"id\"]\nphases = \"sql\"\n\
          [target]\ntable = \"d\"\nbackup = \"b\"\n",
     )?;
     workspace.run(["pull"])?.ok()?;
     duckdb_types(&workspace)?;
-    push_back(&workspace, &db, rows).await?;
+    push_back(&workspace, &db, rows, "r1").await?;
+    compare(&client).await?;
+
+    // Rows that the merge of an incremental pull copies from file to file, and rows that it takes from the server.
+    client.batch_execute("UPDATE source SET c0 = NOT c0 WHERE id % 3 = 0").await?;
+    let merged = workspace.run(["--json", "pull", "--incremental"])?.ok()?.json()?;
+    assert_eq!(merged["tables"]["source"]["mode"], "incremental", "{merged}");
+    push_back(&workspace, &db, rows, "r2").await?;
     compare(&client).await
 }
 
@@ -498,7 +505,7 @@ fn duckdb_types(workspace: &Workspace) -> Result<()> {
 }
 
 /// Pushes the table of the lake over `target`.
-async fn push_back(workspace: &Workspace, db: &TestDb, rows: usize) -> Result<()> {
+async fn push_back(workspace: &Workspace, db: &TestDb, rows: usize, run: &str) -> Result<()> {
     let lake = Lake::open(workspace.lake().to_str().context("a path in UTF-8")?)?;
     let manifest = lake.require_latest().await?;
     let table = &manifest.tables["source"];
@@ -509,7 +516,7 @@ async fn push_back(workspace: &Workspace, db: &TestDb, rows: usize) -> Result<()
     };
     let options = TargetOptions::new(TableName::new("public", "target"), vec!["id".to_owned()]);
     let report =
-        push::push(&db.url().parse()?, &options, dataset, "r1", &Progress::new(), &CancellationToken::new()).await?;
+        push::push(&db.url().parse()?, &options, dataset, run, &Progress::new(), &CancellationToken::new()).await?;
     assert!(report.notes.iter().any(|note| note.contains("cast by the server")), "{:?}", report.notes);
     Ok(())
 }
