@@ -270,8 +270,10 @@ pub struct CompositeField {
 pub const NO_TYPMOD: i32 = -1;
 /// Bytes that a `typmod` of a type with a length or precision carries before it (`VARHDRSZ` in Postgres).
 const TYPMOD_HEADER: i32 = 4;
-/// The most digits that Arrow's `Decimal128` holds.
-const DECIMAL128_DIGITS: i32 = 38;
+/// The most digits that Arrow's `Decimal128` holds, and DuckDB's `DECIMAL`.
+pub const DECIMAL_DIGITS_MAX: u8 = 38;
+/// Postgres's own limit on the dimensions of an array, `MAXDIM`.
+pub const ARRAY_DIMENSIONS_MAX: usize = 6;
 
 impl PgType {
     /// The type of a built-in type's oid and a column's `typmod`; `None` when the oid alone does not tell it.
@@ -347,7 +349,7 @@ impl PgType {
             _ => precision.max(scale),
         };
         match (u16::try_from(precision), i16::try_from(scale)) {
-            (Ok(precision), Ok(scale)) if digits <= DECIMAL128_DIGITS => Self::Numeric { precision, scale },
+            (Ok(precision), Ok(scale)) if digits <= i32::from(DECIMAL_DIGITS_MAX) => Self::Numeric { precision, scale },
             _ => Self::NumericUnbounded,
         }
     }

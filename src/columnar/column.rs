@@ -18,14 +18,12 @@ use super::builder::NumericSeen;
 use super::mapping::{data_type, decimal_shape, interval_fields};
 use super::nested::{ListBuilder, StructBuilder};
 use super::policy::Misfits;
-use crate::schema::PgType;
+use crate::schema::{DECIMAL_DIGITS_MAX, PgType};
 use crate::wire::{
     DecimalText, FieldError, NumericDigits, bits_text, cidr_text, date_from_wire, inet_text, interval_from_wire,
     macaddr_text, single_byte_text, time_from_wire, timestamp_from_wire, timetz_text,
 };
 
-/// The most digits that Arrow's `Decimal128` holds.
-const DECIMAL128_DIGITS: u8 = 38;
 /// Text of one column and batch at most, where a short field can become a long text: `1e131071` is ten bytes.
 const TEXT_BYTES_MAX: usize = 256 << 20;
 
@@ -115,7 +113,7 @@ impl ColumnBuilder {
                 Self::Decimal {
                     builder: decimal(precision, scale),
                     scale: i32::from(scale),
-                    limit: 10_i128.pow(u32::from(precision.min(DECIMAL128_DIGITS))),
+                    limit: 10_i128.pow(u32::from(precision.min(DECIMAL_DIGITS_MAX))),
                     misfits,
                 }
             }

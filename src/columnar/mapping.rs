@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef, TimeUnit};
 
-use crate::schema::{ColumnSchema, PgType, ShapeKind, TableSchema};
+use crate::schema::{ColumnSchema, DECIMAL_DIGITS_MAX, PgType, ShapeKind, TableSchema};
 
 /// Field metadata: what `format_type` prints.
 pub const PG_TYPE_KEY: &str = "pg.type";
@@ -56,7 +56,7 @@ pub(crate) fn decimal_shape(precision: u16, scale: i16) -> (u8, i8) {
         scale => (digits.max(scale), scale),
     };
     // `PgType::Numeric` exists only for shapes within 38 digits.
-    (u8::try_from(precision).unwrap_or(38), i8::try_from(scale).unwrap_or(0))
+    (u8::try_from(precision).unwrap_or(DECIMAL_DIGITS_MAX), i8::try_from(scale).unwrap_or(0))
 }
 
 /// The Arrow type that holds every value of a Postgres type, or refuses it.

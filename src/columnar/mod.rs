@@ -10,6 +10,6 @@ mod rows;
 
 pub use builder::{BatchBuilder, BuildError, NumericSeen};
 pub use mapping::{PG_KIND_KEY, PG_TYPE_KEY, PG_VECTOR_LENGTH_KEY, field_for, kind, schema_for};
-pub use order::sort_batches;
+pub use order::{SortedBatches, sort_batches};
 pub use policy::{ArrayShape, ColumnPolicy, OnMisfit, PolicyError, UnboundedNumeric};
 pub use rows::*;

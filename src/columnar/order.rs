@@ -8,14 +8,24 @@ use arrow::row::{RowConverter, Rows, SortField};
 /// Rows of a sorted batch: enough to make the work per column small against the work per value.
 const SORTED_BATCH_ROWS: usize = 16_384;
 
+/// Rows of several batches in one order, gathered batch by batch.
+#[derive(Debug)]
+pub struct SortedBatches {
+    batches: Vec<RecordBatch>,
+    /// The place of each row, as batch and row, in the order; none when the batches are in it as they are.
+    places: Option<Vec<(usize, usize)>>,
+    /// Places, or batches, that were handed out.
+    taken: usize,
+}
+
 /// The rows of all batches in ascending order of `columns`, nulls last, as DuckDB and Postgres sort; texts by their
 /// bytes. Only the named columns are compared and only positions are moved, so wide rows cost little. The batches must
 /// have one schema.
 ///
 /// # Errors
 /// [`ArrowError`] when a column is missing or has no order.
-pub fn sort_batches(batches: Vec<RecordBatch>, columns: &[String]) -> Result<Vec<RecordBatch>, ArrowError> {
-    let Some(first) = batches.first() else { return Ok(batches) };
+pub fn sort_batches(batches: Vec<RecordBatch>, columns: &[String]) -> Result<SortedBatches, ArrowError> {
+    let Some(first) = batches.first() else { return Ok(SortedBatches { batches, places: None, taken: 0 }) };
     let schema = first.schema();
     let columns = columns.iter().map(|column| schema.index_of(column)).collect::<Result<Vec<_>, _>>()?;
     let ascending = SortOptions { descending: false, nulls_first: false };
@@ -29,12 +39,31 @@ pub fn sort_batches(batches: Vec<RecordBatch>, columns: &[String]) -> Result<Vec
     let mut places: Vec<(usize, usize)> =
         keys.iter().enumerate().flat_map(|(batch, rows)| (0..rows.num_rows()).map(move |row| (batch, row))).collect();
     let key = |place: &(usize, usize)| keys[place.0].row(place.1);
-    if places.is_sorted_by_key(key) {
-        return Ok(batches);
+    let is_sorted = places.is_sorted_by_key(key);
+    if !is_sorted {
+        places.sort_unstable_by(|a, b| key(a).cmp(&key(b)));
     }
-    places.sort_unstable_by(|a, b| key(a).cmp(&key(b)));
-    let batches: Vec<&RecordBatch> = batches.iter().collect();
-    places.chunks(SORTED_BATCH_ROWS).map(|places| interleave_record_batch(&batches, places)).collect()
+    Ok(SortedBatches { batches, places: (!is_sorted).then_some(places), taken: 0 })
+}
+
+impl Iterator for SortedBatches {
+    type Item = Result<RecordBatch, ArrowError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let Some(places) = &self.places else {
+            let batch = self.batches.get(self.taken)?.clone();
+            self.taken += 1;
+            return Some(Ok(batch));
+        };
+        let rest = &places[self.taken..];
+        let places = &rest[..rest.len().min(SORTED_BATCH_ROWS)];
+        if places.is_empty() {
+            return None;
+        }
+        self.taken += places.len();
+        let batches: Vec<&RecordBatch> = self.batches.iter().collect();
+        Some(interleave_record_batch(&batches, places))
+    }
 }
 
 #[cfg(test)]
@@ -57,6 +86,11 @@ mod tests {
         RecordBatch::try_from_iter_with_nullable(columns).unwrap()
     }
 
+    fn sorted(batches: Vec<RecordBatch>, columns: &[&str]) -> Vec<RecordBatch> {
+        let columns: Vec<String> = columns.iter().map(|column| (*column).to_owned()).collect();
+        sort_batches(batches, &columns).unwrap().collect::<Result<_, _>>().unwrap()
+    }
+
     fn numbers(batches: &[RecordBatch]) -> Vec<i32> {
         batches.iter().flat_map(|batch| batch.column(2).as_primitive::<Int32Type>().values().to_vec()).collect()
     }
@@ -67,7 +101,7 @@ mod tests {
             batch(vec![Some(2), None, Some(1)], vec![Some("b"), Some("a"), Some("é")], vec![4, 6, 3]),
             batch(vec![Some(1), Some(2), Some(1)], vec![Some("Z"), None, Some("a")], vec![1, 5, 2]),
         ];
-        let sorted = sort_batches(batches, &["day".to_owned(), "name".to_owned()]).unwrap();
+        let sorted = sorted(batches, &["day", "name"]);
         assert_eq!(numbers(&sorted), [1, 2, 3, 4, 5, 6]);
     }
 
@@ -75,7 +109,7 @@ mod tests {
     fn sorted_rows_stay_in_their_batches() {
         let batches =
             vec![batch(vec![Some(1)], vec![Some("a")], vec![1]), batch(vec![Some(1)], vec![Some("b")], vec![2])];
-        assert_eq!(sort_batches(batches.clone(), &["day".to_owned(), "name".to_owned()]).unwrap(), batches);
+        assert_eq!(sorted(batches.clone(), &["day", "name"]), batches);
     }
 
     #[test]
@@ -83,7 +117,7 @@ mod tests {
         let rows = i32::try_from(SORTED_BATCH_ROWS).unwrap() + 1;
         let one =
             batch(vec![Some(1); SORTED_BATCH_ROWS + 1], vec![None; SORTED_BATCH_ROWS + 1], (0..rows).rev().collect());
-        let sorted = sort_batches(vec![one], &["number".to_owned()]).unwrap();
+        let sorted = sorted(vec![one], &["number"]);
         assert_eq!(sorted.iter().map(RecordBatch::num_rows).collect::<Vec<_>>(), [SORTED_BATCH_ROWS, 1]);
         assert_eq!(numbers(&sorted), (0..rows).collect::<Vec<_>>());
     }

@@ -5,13 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::schema::{ColumnSchema, PgType};
+use crate::schema::{ARRAY_DIMENSIONS_MAX, ColumnSchema, DECIMAL_DIGITS_MAX, PgType};
 use crate::wire::FieldError;
-
-/// The most digits of a decimal column.
-const DECIMAL_DIGITS_MAX: u16 = 38;
-/// Postgres's own limit on the dimensions of an array, `MAXDIM`.
-const DIMENSIONS_MAX: u8 = 6;
 
 /// What happens to a value that its column cannot hold.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,7 +68,7 @@ impl FromStr for UnboundedNumeric {
                 let (precision, scale) = inner.split_once(',').unwrap_or((inner, "0"));
                 let number = |text: &str| text.trim().parse::<u16>().map_err(|_| bad());
                 let (precision, scale) = (number(precision)?, number(scale)?);
-                let fits = (1..=DECIMAL_DIGITS_MAX).contains(&precision) && scale <= precision;
+                let fits = (1..=u16::from(DECIMAL_DIGITS_MAX)).contains(&precision) && scale <= precision;
                 fits.then_some(Self::Decimal { precision, scale }).ok_or_else(bad)
             }
         }
@@ -128,7 +123,7 @@ pub enum PolicyError {
     #[error("column {0} is not null, so its setting cannot replace values by null; use \"text\"")]
     NotNull(String),
     /// An impossible number of dimensions.
-    #[error("column {column} cannot have arrays of {dimensions} dimensions; expected 1 to {DIMENSIONS_MAX}")]
+    #[error("column {column} cannot have arrays of {dimensions} dimensions; expected 1 to {ARRAY_DIMENSIONS_MAX}")]
     Dimensions {
         /// The column.
         column: String,
@@ -147,7 +142,8 @@ impl ColumnPolicy {
         if to_null && column.not_null {
             return Err(PolicyError::NotNull(column.name.clone()));
         }
-        if let Some(dimensions) = self.array_dimensions.filter(|dimensions| !(1..=DIMENSIONS_MAX).contains(dimensions))
+        if let Some(dimensions) =
+            self.array_dimensions.filter(|declared| !(1..=ARRAY_DIMENSIONS_MAX).contains(&usize::from(*declared)))
         {
             return Err(PolicyError::Dimensions { column: column.name.clone(), dimensions });
         }

@@ -6,12 +6,10 @@ use serde::Deserialize;
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
-use crate::schema::{CompositeField, NO_TYPMOD, PgType, TypeRef};
+use crate::schema::{ARRAY_DIMENSIONS_MAX, CompositeField, NO_TYPMOD, PgType, TypeRef};
 
 /// Types within types beyond this depth are carried as text.
 const DEPTH_MAX: u8 = 16;
-/// Postgres's own limit on the dimensions of an array, `MAXDIM`.
-const DIMENSIONS_MAX: i32 = 6;
 /// `money`, whose fraction digits are a setting of the server.
 const MONEY: u32 = 790;
 
@@ -156,7 +154,8 @@ impl TypeCatalog {
             }
             ('b', Some(element), _) => PgType::Array {
                 element: Box::new(part(element, typmod, 0)),
-                dimensions: u8::try_from(dimensions.clamp(1, DIMENSIONS_MAX)).unwrap_or(1),
+                dimensions: u8::try_from(usize::try_from(dimensions).unwrap_or(1).clamp(1, ARRAY_DIMENSIONS_MAX))
+                    .unwrap_or(1),
                 lower_bound: 1,
             },
             _ => row.of_extension(typmod),

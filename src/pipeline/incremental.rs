@@ -33,8 +33,6 @@ const OVERLAP: &str = "1 minute";
 const TRANSACTIONS_MAX: u64 = 2_000_000_000;
 /// Files of a partition beyond which they become one.
 const PARTITION_FILES_MAX: usize = 16;
-/// The writer's number in the names of files that a merge writes; connections are numbered from 0.
-const MERGER: usize = 9_999;
 /// `text` and `varchar`: of types held as text, those whose equal values are the same bytes.
 const TEXT_OIDS: [u32; 2] = [25, 1043];
 /// Columns that DuckDB adds to the rows of files.
@@ -277,6 +275,8 @@ pub(super) struct Merge {
     pub(super) received: Vec<DataFile>,
     /// The keys of all rows on the server, when rows that are gone are looked for.
     pub(super) present: Option<Vec<DataFile>>,
+    /// The writer's number in the names of the files that it writes.
+    pub(super) writer: usize,
 }
 
 /// Places of rows in a file that are no longer part of the table, ascending.
@@ -325,7 +325,7 @@ impl Merge {
         }
         let (lake, runtime) = (&self.lake, &self.runtime);
         let mut writer =
-            TableWriter::new(lake, runtime.clone(), self.layout.clone(), Arc::clone(&self.schema), MERGER)?;
+            TableWriter::new(lake, runtime.clone(), self.layout.clone(), Arc::clone(&self.schema), self.writer)?;
         for (file, places) in &rewritten {
             self.copy_rest(file, places, &mut writer)?;
         }

@@ -11,6 +11,8 @@ mod incremental;
 mod preview;
 mod pull;
 mod pull_queue;
+mod pull_table;
+mod pull_worker;
 mod push;
 mod query;
 mod rebuild;

@@ -9,7 +9,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::runtime::Handle;
 
-use super::pull::{PullJob, PullOptions, TablePull};
+use super::pull::{PullJob, PullOptions};
+use super::pull_table::TablePull;
 use super::push::target_of;
 use super::validate::dataset_of;
 use super::{Context, PipelineError};
@@ -124,7 +125,7 @@ pub async fn preview(context: &Context, table: Option<&str>) -> Result<PreviewRe
             key: options.key.clone(),
             partition_by: Vec::new(),
             watermark: None,
-            columns: std::collections::BTreeMap::new(),
+            columns: BTreeMap::new(),
         };
         job.pull(&[table]).await?;
         let live = beside.require_latest().await?;

@@ -16,51 +16,29 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
-use chrono::Utc;
-use object_store::path::Path;
 use serde::Serialize;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::drift::{self, ColumnDrift};
 use super::incremental::{Candidate, Increment, Merge, Merged, PullMode, column_numbers};
-use super::pull_queue::{PIECE_FAILURES_MAX, Piece, PieceQueue};
+use super::pull_queue::PieceQueue;
+use super::pull_table::{Part, Pulling, Share, TablePull, lake_table, made_null_in};
+use super::pull_worker::{REJOINS_MAX, Worker, join, unless_cancelled};
 use super::run::with_run;
 use super::{Context, PipelineError, Run};
-use crate::columnar::{BatchBuilder, ColumnPolicy, NumericSeen, schema_for};
-use crate::config::{Pipeline, TableConfig};
-use crate::lake::{
-    DataFile, Lake, LakeError, LakeTable, Manifest, Origin, PartitionTransform, Publication, SnapshotMark, SourceMark,
-    TableLayout, TableWriter, Version,
-};
-use crate::pg::{DatabaseUrl, RelationInfo, Session};
-use crate::progress::{Progress, Step, Work};
-use crate::schema::TableName;
-use crate::source::{
-    Backoff, CopyRange, CopyStream, RateLimit, Remedy, SharedSnapshot, SnapshotInfo, SourceError, plan_ranges,
-};
+use crate::columnar::schema_for;
+use crate::config::Pipeline;
+use crate::lake::{DataFile, Lake, Manifest, Publication, SnapshotMark, SourceMark, TableLayout, TableWriter, Version};
+use crate::pg::{DatabaseUrl, RelationInfo};
+use crate::progress::{Progress, Step};
+use crate::source::{Backoff, CopyRange, RateLimit, Remedy, SharedSnapshot, SnapshotInfo, SourceError, plan_ranges};
 use crate::transform::EngineLimits;
-use crate::wire::CopyDecoder;
 
-/// Rows of a record batch at most.
-const BATCH_ROWS_MAX: usize = 16_384;
-/// Wire bytes of a record batch at most.
-const BATCH_BYTES_MAX: usize = 1 << 20;
-/// What the folder of a table's keys has after the table's name; no lake table can be called so.
-const KEYS: &str = "@keys";
-/// Batches that wait for the encoder; a slow disk then slows the server down instead of filling memory.
-const QUEUED_BATCHES_MAX: usize = 1;
-/// Wire bytes after which a worker completes its files of a table, so that a lost connection costs no more than these.
-const SHARE_BYTES_MAX: u64 = 1 << 30;
 /// Snapshots that one pull may begin with.
 const SNAPSHOTS_MAX: u32 = 5;
-/// Times that a worker tries to open another session before the pull fails.
-const REJOINS_MAX: u32 = 10;
 /// How long a server that went away in the middle of a pull may take to come back.
 const RETURN_PATIENCE: Duration = Duration::from_secs(120);
 
@@ -112,31 +90,6 @@ pub struct PullOptions {
     pub incremental: bool,
     /// Also compares all keys, to find rows that are gone.
     pub detect_deletes: bool,
-}
-
-/// A table to pull.
-#[derive(Debug, Clone)]
-pub(super) struct TablePull {
-    pub(super) name: String,
-    pub(super) source: TableName,
-    pub(super) key: Vec<String>,
-    pub(super) partition_by: Vec<PartitionTransform>,
-    /// `xmin`, a column, or nothing.
-    pub(super) watermark: Option<String>,
-    pub(super) columns: BTreeMap<String, ColumnPolicy>,
-}
-
-impl From<&TableConfig> for TablePull {
-    fn from(table: &TableConfig) -> Self {
-        Self {
-            name: table.name.clone(),
-            source: table.source_table(),
-            key: table.key.clone(),
-            partition_by: table.partition_by.clone(),
-            watermark: table.watermark.clone(),
-            columns: table.columns.clone(),
-        }
-    }
 }
 
 /// Pulls tables, all or those named, and publishes them together.
@@ -220,88 +173,6 @@ pub(super) struct PullJob<'a> {
 /// Changed columns by table, with the version that had them otherwise.
 pub(super) type Drifts = BTreeMap<String, (Version, Vec<ColumnDrift>)>;
 
-/// A table that is being pulled, shared by all workers.
-struct Pulling {
-    table: TablePull,
-    relation: RelationInfo,
-    schema: SchemaRef,
-    layout: TableLayout,
-    work: Work,
-    mark: SourceMark,
-    drift: Vec<ColumnDrift>,
-    part: Part,
-}
-
-/// Which rows are pulled.
-enum Part {
-    /// All; with the reason why it is not only those that changed, when that was asked for.
-    Whole(Option<String>),
-    /// Those that changed.
-    Changed(Box<Increment>),
-    /// The keys of all rows of the table at this place, which precedes.
-    KeysOf(usize),
-}
-
-impl Pulling {
-    fn condition(&self) -> Option<&str> {
-        match &self.part {
-            Part::Changed(increment) => Some(&increment.condition),
-            Part::Whole(_) | Part::KeysOf(_) => None,
-        }
-    }
-
-    /// The keys of all rows, as a table of their own that no manifest names.
-    fn keys(&self, index: usize, work: Work) -> Self {
-        let mut relation = self.relation.clone();
-        relation.schema.columns.retain(|column| self.table.key.contains(&column.name));
-        let layout = TableLayout {
-            table: format!("{}{KEYS}", self.table.name),
-            partition_by: Vec::new(),
-            ..self.layout.clone()
-        };
-        Self {
-            table: self.table.clone(),
-            schema: schema_for(&relation.schema),
-            relation,
-            layout,
-            work,
-            mark: self.mark.clone(),
-            drift: Vec::new(),
-            part: Part::KeysOf(index),
-        }
-    }
-}
-
-/// What one worker's share of a table came to.
-#[derive(Default)]
-struct Share {
-    files: Vec<DataFile>,
-    /// Rows that the server says it sent.
-    rows_sent: u64,
-    seen: Vec<Option<NumericSeen>>,
-    /// Values that became null, by column.
-    made_null: Vec<u64>,
-}
-
-impl Share {
-    /// Takes in what unbounded numerics of the last version needed, and what became null in it: its rows are part of
-    /// the table.
-    fn widen(&mut self, schema: &SchemaRef, last: &LakeTable) {
-        let Origin::Source { numeric_seen, made_null, .. } = &last.origin else { return };
-        self.made_null.resize(schema.fields().len(), 0);
-        for (count, field) in self.made_null.iter_mut().zip(schema.fields()) {
-            *count += made_null.get(field.name()).copied().unwrap_or(0);
-        }
-        self.seen.resize(schema.fields().len(), None);
-        for (seen, field) in self.seen.iter_mut().zip(schema.fields()) {
-            if let Some((integer_digits, scale, special)) = numeric_seen.get(field.name()).copied() {
-                let before = NumericSeen { integer_digits, scale, special };
-                *seen = Some(seen.as_ref().map_or(before, |seen| seen.union(before)));
-            }
-        }
-    }
-}
-
 /// What all workers together came to.
 struct Copied {
     /// Each table's shares.
@@ -309,6 +180,8 @@ struct Copied {
     connections: usize,
     /// The session that holds the snapshot, unless the only worker had it.
     snapshot: Option<Arc<SharedSnapshot>>,
+    /// Numbers the writers, so that no two files have one name.
+    writers: Arc<AtomicUsize>,
 }
 
 impl PullJob<'_> {
@@ -323,6 +196,7 @@ impl PullJob<'_> {
                     lost += 1;
                     let message = format!("{error}; starting over with another ({} of {SNAPSHOTS_MAX})", lost + 1);
                     self.progress.warn(self.step, message);
+                    self.lake.remove_unpublished().await?;
                     snapshot = self.open_again().await?;
                 }
                 outcome => {
@@ -370,22 +244,9 @@ impl PullJob<'_> {
         let info = snapshot.info().clone();
         let copied = self.copy(snapshot, &pulling, &queue, &all).await;
         all.cancel();
-        let result = match copied {
-            Ok(copied) => {
-                let connections = copied.connections;
-                self.publish(publication, &info, &pulling, copied).await.map(|published| (published, connections))
-            }
-            Err(error) => Err(error),
-        };
-        let ((manifest, mut merged), connections) = match result {
-            Ok(published) => published,
-            Err(error) => {
-                if let Err(error) = self.lake.remove_unpublished().await {
-                    tracing::warn!(%error, "files of the failed pull remain; the next run removes them");
-                }
-                return Err(error);
-            }
-        };
+        let copied = copied?;
+        let connections = copied.connections;
+        let (manifest, mut merged) = self.publish(publication, &info, &pulling, copied).await?;
         let pulling = Arc::into_inner(pulling).expect("all workers have ended");
         let mut report = BTreeMap::new();
         for done in pulling {
@@ -605,7 +466,7 @@ impl PullJob<'_> {
         match failure {
             _ if self.cancel.is_cancelled() => Err(PipelineError::Cancelled),
             Some(error) => Err(error),
-            None => Ok(Copied { shares, connections, snapshot }),
+            None => Ok(Copied { shares, connections, snapshot, writers }),
         }
     }
 
@@ -620,6 +481,7 @@ impl PullJob<'_> {
         if let Some(held) = &copied.snapshot {
             unless_cancelled(self.cancel, held.check()).await??;
         }
+        let next_writer = || copied.writers.fetch_add(1, Ordering::Relaxed);
         let mut joined: Vec<Share> = pulling.iter().map(|_| Share::default()).collect();
         for (index, share) in copied.shares {
             let into = &mut joined[index];
@@ -645,13 +507,14 @@ impl PullJob<'_> {
                 Part::KeysOf(_) => continue,
                 Part::Whole(_) => {}
                 Part::Changed(increment) => {
-                    let merged = self.merge(table, increment, &mut share, present.remove(&index)).await?;
+                    let merged =
+                        self.merge(table, increment, &mut share, present.remove(&index), next_writer()).await?;
                     last = Some(increment.last()).filter(|_| merged.is_unchanged());
                     merges.insert(name.clone(), merged);
                 }
             }
             if share.files.iter().all(|file| file.rows == 0) {
-                share.files = self.write_empty(table).await?;
+                share.files = self.write_empty(table, next_writer()).await?;
             }
             share.files.sort_by(|a, b| a.path.cmp(&b.path));
             let mut made = lake_table(table, share, publication.version(), self.run_id, snapshot);
@@ -674,6 +537,7 @@ impl PullJob<'_> {
         increment: &Increment,
         share: &mut Share,
         present: Option<Vec<DataFile>>,
+        writer: usize,
     ) -> Result<Merged, PipelineError> {
         let merge = Merge {
             lake: self.lake.clone(),
@@ -685,6 +549,7 @@ impl PullJob<'_> {
             old: increment.last().files.clone(),
             received: std::mem::take(&mut share.files),
             present: present.clone(),
+            writer,
         };
         let (files, mut merged) = tokio::task::spawn_blocking(move || merge.run()).await??;
         for file in present.into_iter().flatten() {
@@ -708,52 +573,11 @@ impl PullJob<'_> {
     }
 
     /// One file without rows, so that an empty table can be read like any other.
-    async fn write_empty(&self, pulling: &Pulling) -> Result<Vec<DataFile>, PipelineError> {
+    async fn write_empty(&self, pulling: &Pulling, writer: usize) -> Result<Vec<DataFile>, PipelineError> {
         let layout = TableLayout { partition_by: Vec::new(), ..pulling.layout.clone() };
         let (lake, schema, runtime) = (self.lake.clone(), Arc::clone(&pulling.schema), Handle::current());
-        let write = move || TableWriter::new(&lake, runtime, layout, schema, 0)?.finish(true);
+        let write = move || TableWriter::new(&lake, runtime, layout, schema, writer)?.finish(true);
         Ok(tokio::task::spawn_blocking(write).await??)
-    }
-}
-
-fn lake_table(pulling: &Pulling, share: Share, version: Version, run_id: &str, snapshot: &SnapshotInfo) -> LakeTable {
-    let fields = pulling.schema.fields().iter();
-    let made_null = fields.clone().zip(share.made_null).filter(|(_, count)| *count > 0);
-    let made_null = made_null.map(|(field, count)| (field.name().clone(), count)).collect();
-    let numeric_seen = fields
-        .zip(share.seen)
-        .filter_map(|(field, seen)| {
-            let seen = seen?;
-            Some((field.name().clone(), (seen.integer_digits, seen.scale, seen.special)))
-        })
-        .collect();
-    LakeTable {
-        version,
-        run_id: run_id.to_owned(),
-        created: Utc::now(),
-        origin: Origin::Source {
-            table: pulling.table.source.to_string(),
-            fingerprint: pulling.relation.schema.fingerprint(),
-            pg_snapshot: snapshot.id.clone(),
-            time: snapshot.time.clone(),
-            wal_position: snapshot.wal_position.clone(),
-            source_rows: share.rows_sent,
-            numeric_seen,
-            mark: Some(Box::new(pulling.mark.clone())),
-            made_null,
-        },
-        schema: Arc::clone(&pulling.schema),
-        rows: share.files.iter().map(|file| file.rows).sum(),
-        bytes: share.files.iter().map(|file| file.bytes).sum(),
-        files: share.files,
-    }
-}
-
-/// Values of a table that became null, by column.
-fn made_null_in(table: &LakeTable) -> BTreeMap<String, u64> {
-    match &table.origin {
-        Origin::Source { made_null, .. } => made_null.clone(),
-        Origin::Dataset { .. } => BTreeMap::new(),
     }
 }
 
@@ -769,237 +593,4 @@ fn apply_policies(relation: &mut RelationInfo, table: &TablePull) -> Result<(), 
         policy.apply(column).map_err(|error| PipelineError::Usage(format!("table {}: {error}", table.source)))?;
     }
     Ok(())
-}
-
-/// Waits for an answer of the server no longer than the run goes on.
-async fn unless_cancelled<T>(cancel: &CancellationToken, answer: impl Future<Output = T>) -> Result<T, PipelineError> {
-    tokio::select! {
-        biased;
-        () = cancel.cancelled() => Err(PipelineError::Cancelled),
-        answer = answer => Ok(answer),
-    }
-}
-
-/// Another session of a snapshot, after so many failures at most.
-async fn join(
-    snapshot: &SharedSnapshot,
-    cancel: &CancellationToken,
-    failures_max: u32,
-) -> Result<Session, PipelineError> {
-    let mut backoff = Backoff::default();
-    loop {
-        match unless_cancelled(cancel, snapshot.join()).await? {
-            Err(error) if error.remedy() == Remedy::Again && backoff.failures() < failures_max => {
-                tracing::debug!(%error, "cannot open another session yet");
-                unless_cancelled(cancel, sleep(backoff.pause())).await?;
-            }
-            Err(error) if error.remedy() == Remedy::StartOver => return Err(SourceError::SnapshotLost.into()),
-            outcome => return Ok(outcome?),
-        }
-    }
-}
-
-/// One connection and its encoder.
-struct Worker {
-    session: Session,
-    /// Where another session can be had; nowhere for the only one that has the snapshot.
-    snapshot: Option<Arc<SharedSnapshot>>,
-    rate: Option<Arc<RateLimit>>,
-    lake: Lake,
-    pulling: Arc<Vec<Pulling>>,
-    queue: Arc<PieceQueue>,
-    /// Numbers the writers of all workers, so that no two files have one name.
-    writers: Arc<AtomicUsize>,
-    progress: Progress,
-    step: Step,
-    cancel: CancellationToken,
-}
-
-/// A worker's share of one table, under construction.
-struct TableShare {
-    index: usize,
-    /// What is completely in it.
-    pieces: Vec<Piece>,
-    bytes: u64,
-    rows_sent: u64,
-    builder: BatchBuilder,
-    encoder: Encoder,
-}
-
-impl Worker {
-    /// Copies pieces until the queue is empty.
-    async fn run(mut self) -> Result<Vec<(usize, Share)>, PipelineError> {
-        let mut shares = Vec::new();
-        let mut current: Option<TableShare> = None;
-        while let Some(piece) = self.queue.next() {
-            if let Some(done) = current.take_if(|share| !share.takes(piece)) {
-                shares.push(done.finish(&self.pulling).await?);
-            }
-            let mut share = match current.take() {
-                Some(share) => share,
-                None => self.begin(piece.table)?,
-            };
-            match self.copy(&mut share, piece.range).await {
-                Ok(()) => {
-                    share.pieces.push(piece);
-                    current = Some(share);
-                }
-                Err(error) => {
-                    let pieces = share.discard(&self.lake).await?;
-                    self.recover(pieces, piece, error).await?;
-                }
-            }
-        }
-        if let Some(done) = current {
-            shares.push(done.finish(&self.pulling).await?);
-        }
-        Ok(shares)
-    }
-
-    /// Puts back the pieces whose files are thrown away, and opens another session.
-    async fn recover(&mut self, pieces: Vec<Piece>, failed: Piece, error: PipelineError) -> Result<(), PipelineError> {
-        let PipelineError::Source(error) = error else { return Err(error) };
-        let failed = Piece { failures: failed.failures + 1, ..failed };
-        let again = match error.remedy() {
-            Remedy::Again if failed.failures < PIECE_FAILURES_MAX => vec![failed],
-            Remedy::Halves => {
-                let halves = failed.range.halves(self.pulling[failed.table].relation.pages);
-                halves.into_iter().flatten().map(|range| Piece { range, ..failed }).collect()
-            }
-            _ => Vec::new(),
-        };
-        if again.is_empty() {
-            return Err(error.into());
-        }
-        let Some(snapshot) = &self.snapshot else { return Err(SourceError::SnapshotLost.into()) };
-        let count = pieces.len() + again.len();
-        self.progress.warn(self.step, format!("{error}; copying {count} ranges of it again"));
-        self.queue.put_back(pieces.into_iter().chain(again));
-        self.session = join(snapshot, &self.cancel, REJOINS_MAX).await?;
-        Ok(())
-    }
-
-    fn begin(&self, index: usize) -> Result<TableShare, PipelineError> {
-        let pulling = &self.pulling[index];
-        let (schema, layout) = (Arc::clone(&pulling.schema), pulling.layout.clone());
-        let number = self.writers.fetch_add(1, Ordering::Relaxed);
-        let writer = TableWriter::new(&self.lake, Handle::current(), layout, schema, number)?;
-        Ok(TableShare {
-            index,
-            pieces: Vec::new(),
-            bytes: 0,
-            rows_sent: 0,
-            builder: BatchBuilder::with_policies(&pulling.relation.schema, &pulling.table.columns),
-            encoder: Encoder::start(writer),
-        })
-    }
-
-    async fn copy(&mut self, share: &mut TableShare, range: CopyRange) -> Result<(), PipelineError> {
-        let pulling = Arc::clone(&self.pulling);
-        let pulling = &pulling[share.index];
-        let table = &pulling.relation.schema;
-        let decode_failed = |source| PipelineError::Decode { table: table.table.clone(), source };
-        let mut decoder = CopyDecoder::new(table.columns.len());
-        let (condition, rate) = (pulling.condition(), self.rate.clone());
-        let mut stream = CopyStream::open(&mut self.session, table, range, condition, rate, &self.cancel).await?;
-        while let Some(bytes) = stream.next().await? {
-            decoder.push_block(bytes).map_err(decode_failed)?;
-            share.take_block(&mut decoder, pulling, range).await?;
-        }
-        let (received, sent) = (decoder.finish().map_err(decode_failed)?, stream.rows());
-        if received != sent {
-            return Err(SourceError::Incomplete { table: table.table.clone(), sent, received }.into());
-        }
-        share.rows_sent += sent;
-        Ok(())
-    }
-}
-
-impl TableShare {
-    /// Whether a piece goes into the same files as those before it.
-    fn takes(&self, piece: Piece) -> bool {
-        let is_first_try = !piece.is_repeated && self.pieces.iter().all(|piece| !piece.is_repeated);
-        self.index == piece.table && self.bytes < SHARE_BYTES_MAX && is_first_try
-    }
-
-    /// Removes the files; gives the pieces that were in them. The encoder's error, if it has one, is the reason why it
-    /// took no more batches.
-    async fn discard(self, lake: &Lake) -> Result<Vec<Piece>, PipelineError> {
-        for file in self.encoder.finish().await? {
-            lake.delete(&Path::from(file.path)).await?;
-        }
-        Ok(self.pieces)
-    }
-
-    /// Moves the decoder's tuples into the batch, and a full batch to the encoder.
-    async fn take_block(
-        &mut self,
-        decoder: &mut CopyDecoder,
-        pulling: &Pulling,
-        range: CopyRange,
-    ) -> Result<(), PipelineError> {
-        let (block, bytes) = (decoder.block(), decoder.block_bytes());
-        self.builder.append(block, bytes).map_err(|source| value_error(pulling, range, source))?;
-        pulling.work.add(block.rows() as u64, bytes as u64);
-        self.bytes += bytes as u64;
-        decoder.clear_block();
-        if self.builder.rows() >= BATCH_ROWS_MAX || self.builder.bytes() >= BATCH_BYTES_MAX {
-            let batch = self.builder.finish().map_err(|source| value_error(pulling, range, source))?;
-            self.encoder.send(batch).await?;
-        }
-        Ok(())
-    }
-
-    /// Encodes the rest and closes the files.
-    async fn finish(mut self, pulling: &[Pulling]) -> Result<(usize, Share), PipelineError> {
-        let failed = |source| value_error(&pulling[self.index], CopyRange::ALL, source);
-        let last = self.builder.finish().map_err(failed)?;
-        // An encoder that failed takes no more, and has the reason.
-        let _closed = self.encoder.send(last).await;
-        let share = Share {
-            files: self.encoder.finish().await?,
-            rows_sent: self.rows_sent,
-            seen: self.builder.numeric_seen(),
-            made_null: self.builder.replaced(),
-        };
-        Ok((self.index, share))
-    }
-}
-
-fn value_error(pulling: &Pulling, range: CopyRange, source: crate::columnar::BuildError) -> PipelineError {
-    let place = match (range.from, range.to) {
-        (0, None) => "a value cannot be held".to_owned(),
-        (from, None) => format!("a value in the pages from {from} on cannot be held"),
-        (from, Some(to)) => format!("a value in the pages {from} to {} cannot be held", to - 1),
-    };
-    PipelineError::Value { table: pulling.table.source.clone(), place, source }
-}
-
-/// A thread that encodes the batches sent to it.
-struct Encoder {
-    batches: mpsc::Sender<RecordBatch>,
-    thread: JoinHandle<Result<Vec<DataFile>, LakeError>>,
-}
-
-impl Encoder {
-    fn start(mut writer: TableWriter) -> Self {
-        let (batches, mut queue) = mpsc::channel(QUEUED_BATCHES_MAX);
-        let thread = tokio::task::spawn_blocking(move || {
-            while let Some(batch) = queue.blocking_recv() {
-                writer.write(batch)?;
-            }
-            writer.finish(false)
-        });
-        Self { batches, thread }
-    }
-
-    /// Waits while the queue is full. An encoder that failed takes no more; [`Encoder::finish`] has its error.
-    async fn send(&self, batch: RecordBatch) -> Result<(), PipelineError> {
-        self.batches.send(batch).await.map_err(|_| PipelineError::Cancelled)
-    }
-
-    async fn finish(self) -> Result<Vec<DataFile>, PipelineError> {
-        drop(self.batches);
-        Ok(self.thread.await??)
-    }
 }

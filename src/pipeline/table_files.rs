@@ -1,8 +1,9 @@
 //! A table or view of the engine to Parquet files of the lake, slice by slice.
 //!
-//! One `ORDER BY` over all rows would hold all of them at once, and DuckDB's moves every column of wide rows twice. A
-//! table that is partitioned by year, month or day of a column is read some days at a time instead: a slice is sorted
-//! here by positions, and two are on their way at once, so that reading, sorting and encoding overlap.
+//! DuckDB's `ORDER BY` moves every column of wide rows twice. A table that is partitioned by year, month or day of a
+//! column is read some days at a time instead: a slice is sorted here by positions, and two are on their way at once, so
+//! that reading, sorting and encoding overlap. A slice that turns out too large to be held, because its days have more
+//! rows than was thought, is left to DuckDB, which can spill.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -25,6 +26,8 @@ const SLICES_AT_ONCE: usize = 2;
 /// Rows of a slice, about: as many days as have them. Few enough to hold in memory, many enough that planning a query
 /// for each does not count.
 const SLICE_ROWS: u64 = 200_000;
+/// Bytes of a slice in memory at most.
+pub(super) const SLICE_BYTES_MAX: usize = 1 << 30;
 /// Types that can be compared with dates, without a time zone.
 const DATE_TYPES: [&str; 2] = ["DATE", "TIMESTAMP"];
 
@@ -36,18 +39,25 @@ pub(super) struct TableFiles<'a> {
     pub(super) layout: TableLayout,
     /// The order of rows in the files.
     pub(super) order_by: &'a [String],
+    /// Bytes of a slice that may be held in memory: [`SLICE_BYTES_MAX`].
+    pub(super) slice_bytes_max: usize,
     /// What is known of its columns.
     pub(super) dictionary: &'a [DictionaryColumn],
     /// The table of events behind a view, whose dates tell how its rows are spread over time.
     pub(super) events: Option<&'a EventConfig>,
 }
 
-/// A part of the table that is read by one query.
-enum Slice {
-    /// All of it, sorted by DuckDB, which can spill.
-    Whole,
-    /// The rows that meet a condition on the date.
-    Days(String),
+/// Why a slice cannot be sorted here.
+enum NotHeld {
+    /// It is too large to be held.
+    TooLarge,
+    Failed(TransformError),
+}
+
+impl From<TransformError> for NotHeld {
+    fn from(error: TransformError) -> Self {
+        Self::Failed(error)
+    }
 }
 
 /// What one writer made; no schema when it got no slice.
@@ -92,8 +102,8 @@ impl TableFiles<'_> {
         Ok((schema, files))
     }
 
-    /// Slices that have each row exactly once together, and about how many rows there are in all.
-    fn slices(&self, engine: &Engine) -> Result<(Vec<Slice>, u64), PipelineError> {
+    /// Conditions of which each row meets exactly one, and about how many rows there are in all.
+    fn slices(&self, engine: &Engine) -> Result<(Vec<String>, u64), PipelineError> {
         let table = &self.layout.table;
         let dated = self.layout.partition_by.first().and_then(|transform| match transform {
             PartitionTransform::Year(column) | PartitionTransform::Month(column) | PartitionTransform::Day(column) => {
@@ -107,7 +117,7 @@ impl TableFiles<'_> {
         });
         let Some(column) = dated else {
             let rows = engine.count(&format!("SELECT count(*) FROM {}", quote_ident(table)))?;
-            return Ok((vec![Slice::Whole], rows));
+            return Ok((vec!["true".to_owned()], rows));
         };
         let is_view = engine.is_view(table)?;
         // To count the rows of a view is half the work of reading them. Those of its events stand for them.
@@ -145,7 +155,7 @@ impl TableFiles<'_> {
             }
             _ => conditions.push(format!("{column} IS NOT NULL")),
         }
-        Ok((conditions.into_iter().map(Slice::Days).collect(), rows))
+        Ok((conditions, rows))
     }
 
     fn writer(&self, schema: &SchemaRef, number: usize) -> Result<TableWriter, PipelineError> {
@@ -158,7 +168,7 @@ impl TableFiles<'_> {
         &self,
         engine: &Engine,
         number: usize,
-        slices: &Mutex<VecDeque<Slice>>,
+        slices: &Mutex<VecDeque<String>>,
         work: &Work,
     ) -> Result<Written, PipelineError> {
         let _watch = engine.watch_cancel(self.runtime);
@@ -177,16 +187,15 @@ impl TableFiles<'_> {
         Ok((schema, files.unwrap_or_default()))
     }
 
-    /// Reads, sorts and encodes one slice.
+    /// Reads, sorts and encodes the rows that meet a condition.
     fn write_slice(
         &self,
         engine: &Engine,
         number: usize,
-        slice: &Slice,
+        condition: &str,
         writer: &mut Option<TableWriter>,
         work: &Work,
     ) -> Result<SchemaRef, PipelineError> {
-        let table = quote_ident(&self.layout.table);
         let mut write = |schema: &SchemaRef, batch: RecordBatch| {
             work.add(batch.num_rows() as u64, batch.get_array_memory_size() as u64);
             let writer = match writer {
@@ -195,22 +204,36 @@ impl TableFiles<'_> {
             };
             writer.write(batch).map_err(PipelineError::from)
         };
-        match slice {
-            Slice::Days(condition) => {
-                let (schema, batches) = engine.query(&format!("SELECT * FROM {table} WHERE {condition}"))?;
-                for batch in sort_batches(batches, self.order_by)
-                    .map_err(|source| TransformError::Query(format!("cannot sort {}: {source}", self.layout.table)))?
-                {
-                    write(&schema, batch)?;
+        let sql = format!("SELECT * FROM {} WHERE {condition}", quote_ident(&self.layout.table));
+        match hold(engine, &sql, self.slice_bytes_max) {
+            Ok((schema, batches)) => {
+                let failed = |source| TransformError::Query(format!("cannot sort {}: {source}", self.layout.table));
+                for batch in sort_batches(batches, self.order_by).map_err(failed)? {
+                    write(&schema, batch.map_err(failed)?)?;
                 }
                 Ok(schema)
             }
-            Slice::Whole => {
+            Err(NotHeld::TooLarge) => {
                 let order = self.order_by.iter().map(|column| quote_ident(column)).collect::<Vec<_>>().join(", ");
-                engine.stream(&format!("SELECT * FROM {table} ORDER BY {order}"), write)
+                engine.stream(&format!("{sql} ORDER BY {order}"), write)
             }
+            Err(NotHeld::Failed(error)) => Err(error.into()),
         }
     }
+}
+
+/// All rows of a query, as long as they have no more bytes.
+fn hold(engine: &Engine, sql: &str, bytes_max: usize) -> Result<(SchemaRef, Vec<RecordBatch>), NotHeld> {
+    let (mut batches, mut bytes) = (Vec::new(), 0);
+    let schema = engine.stream(sql, |_, batch| {
+        bytes += batch.get_array_memory_size();
+        if bytes > bytes_max {
+            return Err(NotHeld::TooLarge);
+        }
+        batches.push(batch);
+        Ok(())
+    })?;
+    Ok((schema, batches))
 }
 
 /// The rows of a table per day, in order of the days since 1970-01-01. Rows without a finite date are left out.
@@ -226,4 +249,71 @@ fn days(engine: &Engine, table: &str, column: &str) -> Result<Vec<(i32, u64)>, P
         days.extend(day.iter().copied().zip(rows.iter().map(|rows| u64::try_from(*rows).unwrap_or(0))));
     }
     Ok(days)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
+    use futures::{StreamExt, TryStreamExt};
+    use tokio::runtime::Runtime;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::lake::{Version, read_file};
+    use crate::transform::EngineLimits;
+
+    /// The names in each file after rows of two years were written.
+    fn written(slice_bytes_max: usize) -> Vec<Vec<String>> {
+        let runtime = Runtime::new().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let lake = Lake::open(&folder.path().display().to_string()).unwrap();
+        let engine = Engine::open(None, &EngineLimits::default(), CancellationToken::new()).unwrap();
+        engine
+            .execute(
+                "CREATE TABLE t AS SELECT * FROM (VALUES (DATE '2021-03-01', 'c'), (DATE '2020-05-02', 'b'), (NULL, 'z'), \
+                 (DATE '2021-02-01', 'd'), (DATE 'infinity', 'e'), (DATE '2020-05-02', 'a')) AS rows (day, name)",
+            )
+            .unwrap();
+        let files = TableFiles {
+            lake: &lake,
+            runtime: runtime.handle(),
+            progress: &Progress::new(),
+            layout: TableLayout {
+                table: "t".to_owned(),
+                version: Version(1),
+                run_id: "run".to_owned(),
+                key: vec!["name".to_owned()],
+                partition_by: vec!["year(day)".parse().unwrap()],
+            },
+            order_by: &["day".to_owned(), "name".to_owned()],
+            slice_bytes_max,
+            dictionary: &[],
+            events: None,
+        };
+        let (_, files) = files.write(&engine).unwrap();
+        let names = |file: &DataFile| {
+            let batches = runtime.block_on(async {
+                read_file(&lake, file).await.unwrap().boxed().try_collect::<Vec<RecordBatch>>().await.unwrap()
+            });
+            let of_batch = |batch: &RecordBatch| {
+                batch.column(1).as_string::<i32>().iter().flatten().map(str::to_owned).collect::<Vec<_>>()
+            };
+            batches.iter().flat_map(of_batch).collect::<Vec<_>>()
+        };
+        files.iter().map(names).collect()
+    }
+
+    #[test]
+    fn rows_are_in_their_order_whoever_sorts_them() {
+        for (slice_bytes_max, who) in [(SLICE_BYTES_MAX, "here"), (0, "by DuckDB")] {
+            let files = written(slice_bytes_max);
+            assert!(files.contains(&vec!["a".to_owned(), "b".to_owned()]), "sorted {who}: {files:?}");
+            assert!(files.contains(&vec!["d".to_owned(), "c".to_owned()]), "sorted {who}: {files:?}");
+            // Without a year, so in files of their own, one or two as the writers took them.
+            let mut names = files.concat();
+            names.sort_unstable();
+            assert_eq!(names, ["a", "b", "c", "d", "e", "z"], "sorted {who}");
+        }
+    }
 }

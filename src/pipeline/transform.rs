@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::runtime::Handle;
 
 use super::run::with_run;
-use super::table_files::TableFiles;
+use super::table_files::{SLICE_BYTES_MAX, TableFiles};
 use super::{Context, PipelineError, Run};
 use crate::config::Made;
 use crate::lake::{Lake, LakeError, LakeTable, Manifest, Origin, Publication, TableLayout, Version};
@@ -232,6 +232,7 @@ impl TransformJob {
                 partition_by: made.partition_by.to_vec(),
             },
             order_by: made.order_by,
+            slice_bytes_max: SLICE_BYTES_MAX,
             events: self.context.pipeline.dataset.event.as_ref(),
             dictionary: if made.name == self.context.pipeline.dataset.name { &self.phases.dictionary } else { &[] },
         };

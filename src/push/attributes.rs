@@ -258,11 +258,11 @@ impl OwnedSequence {
     }
 }
 
-/// SQL that lists an access control list's entries as JSON.
 /// What the names of column options begin with that the server itself keeps; recent minor versions do, and ignore
 /// whoever sets one.
 const SERVER_OPTIONS: &str = "pg_";
 
+/// SQL that lists an access control list's entries as JSON.
 fn privileges_sql(acl: &str, order: &str) -> String {
     format!(
         "(SELECT coalesce(json_agg(json_build_object( \

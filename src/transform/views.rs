@@ -8,9 +8,7 @@ use super::{Engine, TransformError};
 use crate::columnar::{PG_KIND_KEY, PG_VECTOR_LENGTH_KEY, is_interval, kind};
 use crate::lake::{Lake, LakeTable, Manifest, Origin};
 use crate::pg::{quote_ident, quote_literal};
-
-/// The most digits of a DuckDB decimal.
-const DECIMAL_DIGITS_MAX: u32 = 38;
+use crate::schema::DECIMAL_DIGITS_MAX;
 
 /// A random but repeatable choice of key values, such as some races.
 #[derive(Debug, Clone)]
@@ -158,7 +156,7 @@ fn decimal_type(field: &Field, origin: &Origin) -> Option<String> {
     let Origin::Source { numeric_seen, .. } = origin else { return None };
     let (integer_digits, scale, special) = *numeric_seen.get(field.name())?;
     let precision = (integer_digits + scale).max(1);
-    (!special && precision <= DECIMAL_DIGITS_MAX).then(|| format!("DECIMAL({precision}, {scale})"))
+    (!special && precision <= u32::from(DECIMAL_DIGITS_MAX)).then(|| format!("DECIMAL({precision}, {scale})"))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 use super::FieldError;
 use super::temporal::fixed;
+use crate::schema::ARRAY_DIMENSIONS_MAX;
 
 /// Flags of a range.
 const RANGE_EMPTY: u8 = 0x01;
@@ -12,8 +13,6 @@ const RANGE_LOWER_INFINITE: u8 = 0x08;
 const RANGE_UPPER_INFINITE: u8 = 0x10;
 /// Bytes of one point of a path or polygon.
 const POINT_BYTES: usize = 16;
-/// Postgres's own limit on the dimensions of an array, `MAXDIM`.
-const DIMENSIONS_MAX: usize = 6;
 
 /// Takes bytes from the front of a field.
 #[derive(Debug, Clone, Copy)]
@@ -88,7 +87,7 @@ pub fn array_parts<'a>(
     let found = usize::try_from(reader.int4()?).map_err(|_| reader.malformed())?;
     let flag = reader.int4()?;
     let oid = u32::from_be_bytes(reader.array()?);
-    if found > DIMENSIONS_MAX || !(0..=1).contains(&flag) || oid != element_oid {
+    if found > ARRAY_DIMENSIONS_MAX || !(0..=1).contains(&flag) || oid != element_oid {
         return Err(reader.malformed());
     }
     let mut lengths = ArrayLengths::default();
@@ -127,7 +126,7 @@ pub fn array_parts<'a>(
 /// The lengths of an array's dimensions, outermost first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ArrayLengths {
-    lengths: [usize; DIMENSIONS_MAX],
+    lengths: [usize; ARRAY_DIMENSIONS_MAX],
     dimensions: usize,
 }
 

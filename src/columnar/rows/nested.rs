@@ -8,7 +8,7 @@ use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, FieldRef, Fields, Float32Type};
 
-use crate::schema::{NO_TYPMOD, PgType};
+use crate::schema::{ARRAY_DIMENSIONS_MAX, NO_TYPMOD, PgType};
 use crate::wire::{NULL_FIELD, RangeParts, ValueError, range_flags};
 
 use super::BlockError;
@@ -17,8 +17,6 @@ use super::form::{Fixed, Form};
 use super::policy::PushPolicy;
 use super::prepared::{Prepared, put_field};
 
-/// Postgres's own limit on the dimensions of an array, `MAXDIM`.
-const DIMENSIONS_MAX: usize = 6;
 /// Bytes of a length word.
 const WORD: usize = 4;
 
@@ -134,7 +132,7 @@ impl ListForm {
             _ => return None,
         };
         // Only vectors have no level of their own on the wire that could be too deep.
-        (depth <= DIMENSIONS_MAX).then(|| Self { target, depth, element, elements: Prepared::default() })
+        (depth <= ARRAY_DIMENSIONS_MAX).then(|| Self { target, depth, element, elements: Prepared::default() })
     }
 
     /// Builds the fields of a block's lists.
@@ -167,7 +165,7 @@ impl ListTarget {
         values: &ArrayRef,
         elements: &Prepared,
     ) -> Result<(), ValueError> {
-        let mut lengths = [0_usize; DIMENSIONS_MAX];
+        let mut lengths = [0_usize; ARRAY_DIMENSIONS_MAX];
         let range = extent(row, levels, &mut lengths)?;
         let has_null = values.nulls().is_some_and(|nulls| range.clone().any(|index| nulls.is_null(index)));
         let count = |count: usize| i32::try_from(count).map(i32::to_be_bytes).map_err(|_| ValueError::TooBig);
@@ -235,7 +233,7 @@ impl ListTarget {
 fn extent(
     row: usize,
     levels: &[Lists],
-    lengths: &mut [usize; DIMENSIONS_MAX],
+    lengths: &mut [usize; ARRAY_DIMENSIONS_MAX],
 ) -> Result<std::ops::Range<usize>, ValueError> {
     let mut range = row..row + 1;
     for (depth, (level, slot)) in levels.iter().zip(lengths).enumerate() {
