@@ -13,6 +13,7 @@ use crate::pipeline::RowFormat;
 #[command(
     version,
     max_term_width = 100,
+    next_help_heading = "Options of every command",
     after_help = "Start with `racealpha demo`: it needs nothing but an installed PostgreSQL server."
 )]
 pub(super) struct Arguments {
@@ -125,7 +126,7 @@ pub(super) struct SourceArguments {
     /// Connections to the source [default: $RACEALPHA_JOBS, else 2]
     #[arg(long, short, value_name = "N")]
     pub(super) jobs: Option<usize>,
-    /// Megabytes per second that they take together at most [default: no limit]
+    /// Megabytes per second that all connections take together at most [default: no limit]
     #[arg(long, value_name = "MB/S")]
     pub(super) max_rate: Option<f64>,
 }
