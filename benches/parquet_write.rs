@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::array::{Date32Array, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use racealpha::lake::{Lake, TableLayout, TableWriter, Version};
+use racealpha::lake::{FileEncoding, Lake, TableLayout, TableWriter, Version};
 use tokio::runtime::Runtime;
 
 const ROWS: i64 = 16_384;
@@ -50,6 +50,7 @@ fn parquet_write(criterion: &mut Criterion) {
                 run_id: "bench".to_owned(),
                 key: vec!["id".to_owned()],
                 partition_by: partition_by.clone(),
+                encoding: FileEncoding::default(),
             };
             let writer = TableWriter::new(&lake, runtime.handle().clone(), layout, batches[0].schema(), 0);
             (folder, writer.expect("a writer"))

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::columnar::{ColumnPolicy, PushPolicy};
-use crate::lake::PartitionTransform;
+use crate::lake::{FileEncoding, PartitionTransform};
 use crate::pg::{ConnectError, DatabaseUrl};
 use crate::push::{MissingColumns, NewColumns, TargetMode};
 use crate::schema::TableName;
@@ -129,6 +129,9 @@ pub struct TableConfig {
     /// What happens to values that do not fit, by column.
     #[serde(default)]
     pub columns: BTreeMap<String, ColumnPolicy>,
+    /// How its Parquet files are encoded.
+    #[serde(default)]
+    pub parquet: FileEncoding,
 }
 
 fn yes() -> bool {
@@ -382,7 +385,13 @@ impl Pipeline {
             let marked = self.tables.iter().find(|table| table.watermark.is_some() && table.key.is_empty());
             marked.map(|table| format!("table {} has a watermark and no key to match changed rows by", table.name))
         });
-        match twice.or(bad_name).or(no_key).or(backup).or(jobs).or(no_event_table).or(audit) {
+        let encoding = self.tables.iter().find_map(|table| {
+            table
+                .parquet
+                .bad_number()
+                .map(|message| format!("in the parquet settings of table {}, {message}", table.name))
+        });
+        match twice.or(encoding).or(bad_name).or(no_key).or(backup).or(jobs).or(no_event_table).or(audit) {
             Some(message) => Err(ConfigError::Invalid { origin: origin.to_owned(), message }),
             None => Ok(self),
         }

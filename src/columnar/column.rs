@@ -1,16 +1,14 @@
 //! One column under construction: fields of one type become an Arrow array.
 
-use std::str;
+use std::iter;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, BinaryArray, BinaryBuilder, BooleanBuilder, FixedSizeBinaryBuilder, GenericByteArray,
-    GenericByteBuilder, Int32Builder, Int64Builder, NullBufferBuilder, PrimitiveBuilder, StringArray, StringBuilder,
-    StructArray,
+    ArrayRef, BooleanBuilder, FixedSizeBinaryBuilder, Int32Builder, Int64Builder, NullBufferBuilder, StructArray,
 };
 use arrow::datatypes::{
-    ArrowPrimitiveType, ByteArrayType, DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type,
-    Int32Type, Int64Type, Time64MicrosecondType, TimestampMicrosecondType, UInt16Type, UInt32Type, UInt64Type,
+    ArrowPrimitiveType, DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type,
+    Int64Type, Time64MicrosecondType, TimestampMicrosecondType, UInt16Type, UInt32Type, UInt64Type,
 };
 use half::f16;
 
@@ -18,65 +16,62 @@ use super::builder::NumericSeen;
 use super::mapping::{data_type, decimal_shape, interval_fields};
 use super::nested::{ListBuilder, StructBuilder};
 use super::policy::Misfits;
+use super::values::{Bytes, Primitives};
 use crate::schema::{DECIMAL_DIGITS_MAX, PgType};
 use crate::wire::{
     DecimalText, FieldError, NumericDigits, bits_text, cidr_text, date_from_wire, inet_text, interval_from_wire,
     macaddr_text, single_byte_text, time_from_wire, timestamp_from_wire, timetz_text,
 };
 
-/// Text of one column and batch at most, where a short field can become a long text: `1e131071` is ten bytes.
-const TEXT_BYTES_MAX: usize = 256 << 20;
-
 /// One column under construction.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "a table has few columns, and a box would cost an indirection a value")]
 pub(super) enum ColumnBuilder {
     Bool(BooleanBuilder),
-    Int2(PrimitiveBuilder<Int16Type>),
-    Unsigned2(PrimitiveBuilder<UInt16Type>),
-    Unsigned4(PrimitiveBuilder<UInt32Type>),
-    Unsigned8(PrimitiveBuilder<UInt64Type>),
-    Int4(PrimitiveBuilder<Int32Type>),
-    Int8(PrimitiveBuilder<Int64Type>),
-    Float4(PrimitiveBuilder<Float32Type>),
-    Float8(PrimitiveBuilder<Float64Type>),
+    Int2(Primitives<Int16Type>),
+    Unsigned2(Primitives<UInt16Type>),
+    Unsigned4(Primitives<UInt32Type>),
+    Unsigned8(Primitives<UInt64Type>),
+    Int4(Primitives<Int32Type>),
+    Int8(Primitives<Int64Type>),
+    Float4(Primitives<Float32Type>),
+    Float8(Primitives<Float64Type>),
     /// Two bytes each, widened.
-    Float2(PrimitiveBuilder<Float32Type>),
+    Float2(Primitives<Float32Type>),
     NumericFloat {
-        builder: PrimitiveBuilder<Float64Type>,
-        text: String,
+        builder: Primitives<Float64Type>,
+        text: Vec<u8>,
     },
     Decimal {
-        builder: PrimitiveBuilder<Decimal128Type>,
+        builder: Primitives<Decimal128Type>,
         scale: i32,
         /// The first number with a digit too many.
         limit: i128,
         misfits: Misfits,
     },
-    Money(PrimitiveBuilder<Decimal128Type>),
+    Money(Primitives<Decimal128Type>),
     NumericText {
-        builder: StringBuilder,
+        builder: Bytes,
         seen: NumericSeen,
-        text: String,
     },
     /// Bytes until the batch is finished: one check of all of them is much faster than one for each.
-    Text(BinaryBuilder),
+    Text(Bytes),
     /// Text after a version byte.
     Versioned {
-        builder: BinaryBuilder,
+        builder: Bytes,
         what: &'static str,
     },
     /// Text that is made from bytes.
     Rendered {
-        builder: StringBuilder,
+        builder: Bytes,
         form: TextForm,
         text: String,
     },
-    Bytea(BinaryBuilder),
-    Date(PrimitiveBuilder<Date32Type>),
-    Time(PrimitiveBuilder<Time64MicrosecondType>),
+    Bytea(Bytes),
+    Date(Primitives<Date32Type>),
+    Time(Primitives<Time64MicrosecondType>),
     Timestamp {
-        builder: PrimitiveBuilder<TimestampMicrosecondType>,
+        builder: Primitives<TimestampMicrosecondType>,
         misfits: Misfits,
     },
     Interval {
@@ -95,19 +90,18 @@ type TextForm = fn(&[u8], &mut String) -> Result<(), FieldError>;
 
 impl ColumnBuilder {
     pub(super) fn new(pg_type: &PgType, misfits: Misfits) -> Self {
-        let rendered = |form| Self::Rendered { builder: StringBuilder::new(), form, text: String::new() };
-        let decimal =
-            |precision: u8, scale: i8| PrimitiveBuilder::new().with_data_type(DataType::Decimal128(precision, scale));
+        let rendered = |form| Self::Rendered { builder: Bytes::new(), form, text: String::new() };
+        let decimal = |precision: u8, scale: i8| Primitives::of(DataType::Decimal128(precision, scale));
         match pg_type {
             PgType::Bool => Self::Bool(BooleanBuilder::new()),
-            PgType::Int2 => Self::Int2(PrimitiveBuilder::new()),
-            PgType::Int4 => Self::Int4(PrimitiveBuilder::new()),
-            PgType::Int8 => Self::Int8(PrimitiveBuilder::new()),
-            PgType::Oid => Self::Unsigned4(PrimitiveBuilder::new()),
-            PgType::Unsigned8 => Self::Unsigned8(PrimitiveBuilder::new()),
-            PgType::Float4 => Self::Float4(PrimitiveBuilder::new()),
-            PgType::Float8 => Self::Float8(PrimitiveBuilder::new()),
-            PgType::NumericAsFloat => Self::NumericFloat { builder: PrimitiveBuilder::new(), text: String::new() },
+            PgType::Int2 => Self::Int2(Primitives::new()),
+            PgType::Int4 => Self::Int4(Primitives::new()),
+            PgType::Int8 => Self::Int8(Primitives::new()),
+            PgType::Oid => Self::Unsigned4(Primitives::new()),
+            PgType::Unsigned8 => Self::Unsigned8(Primitives::new()),
+            PgType::Float4 => Self::Float4(Primitives::new()),
+            PgType::Float8 => Self::Float8(Primitives::new()),
+            PgType::NumericAsFloat => Self::NumericFloat { builder: Primitives::new(), text: Vec::new() },
             PgType::Numeric { precision, scale: declared } => {
                 let (precision, scale) = decimal_shape(*precision, *declared);
                 Self::Decimal {
@@ -117,10 +111,8 @@ impl ColumnBuilder {
                     misfits,
                 }
             }
-            PgType::NumericUnbounded => {
-                Self::NumericText { builder: StringBuilder::new(), seen: NumericSeen::default(), text: String::new() }
-            }
-            PgType::Money { .. } => Self::Money(PrimitiveBuilder::new().with_data_type(data_type(pg_type))),
+            PgType::NumericUnbounded => Self::NumericText { builder: Bytes::new(), seen: NumericSeen::default() },
+            PgType::Money { .. } => Self::Money(Primitives::of(data_type(pg_type))),
             PgType::Text
             | PgType::Varchar { .. }
             | PgType::Bpchar { .. }
@@ -129,9 +121,9 @@ impl ColumnBuilder {
             | PgType::Xml
             | PgType::Json
             | PgType::Enum { .. }
-            | PgType::ViaText => Self::Text(BinaryBuilder::new()),
-            PgType::Jsonb => Self::Versioned { builder: BinaryBuilder::new(), what: "jsonb" },
-            PgType::VersionedText => Self::Versioned { builder: BinaryBuilder::new(), what: "versioned text" },
+            | PgType::ViaText => Self::Text(Bytes::new()),
+            PgType::Jsonb => Self::Versioned { builder: Bytes::new(), what: "jsonb" },
+            PgType::VersionedText => Self::Versioned { builder: Bytes::new(), what: "versioned text" },
             PgType::SingleByte => rendered(single_byte_text),
             PgType::TimeTz => rendered(timetz_text),
             PgType::Inet => rendered(inet_text),
@@ -139,11 +131,11 @@ impl ColumnBuilder {
             PgType::Macaddr => rendered(macaddr_text::<6>),
             PgType::Macaddr8 => rendered(macaddr_text::<8>),
             PgType::Bit { .. } | PgType::Varbit { .. } => rendered(bits_text),
-            PgType::Bytea | PgType::Geometry => Self::Bytea(BinaryBuilder::new()),
-            PgType::Date => Self::Date(PrimitiveBuilder::new()),
-            PgType::Time => Self::Time(PrimitiveBuilder::new()),
-            PgType::Timestamp => Self::Timestamp { builder: PrimitiveBuilder::new(), misfits },
-            PgType::TimestampTz => Self::Timestamp { builder: PrimitiveBuilder::new().with_timezone("UTC"), misfits },
+            PgType::Bytea | PgType::Geometry => Self::Bytea(Bytes::new()),
+            PgType::Date => Self::Date(Primitives::new()),
+            PgType::Time => Self::Time(Primitives::new()),
+            PgType::Timestamp => Self::Timestamp { builder: Primitives::new(), misfits },
+            PgType::TimestampTz => Self::Timestamp { builder: Primitives::of(data_type(pg_type)), misfits },
             PgType::Interval => Self::Interval {
                 months: Int32Builder::new(),
                 days: Int32Builder::new(),
@@ -165,12 +157,12 @@ impl ColumnBuilder {
 
     /// A builder of half-precision numbers.
     pub(super) fn float2() -> Self {
-        Self::Float2(PrimitiveBuilder::new())
+        Self::Float2(Primitives::new())
     }
 
     /// A builder of numbers of two bytes without a sign.
     pub(super) fn unsigned2() -> Self {
-        Self::Unsigned2(PrimitiveBuilder::new())
+        Self::Unsigned2(Primitives::new())
     }
 
     /// The widest values of an unbounded `numeric` column so far.
@@ -223,37 +215,36 @@ impl ColumnBuilder {
             Self::Date(builder) => primitives(values, builder, date_from_wire),
             Self::Time(builder) => primitives(values, builder, time_from_wire),
             Self::Timestamp { builder, misfits } => fitting(values, builder, misfits, timestamp_from_wire),
-            Self::NumericText { builder, seen, text } => each(values, |value| {
+            Self::NumericText { builder, seen } => each(values, |value| {
                 let Some(field) = value else {
-                    builder.append_null();
+                    builder.push_null();
                     return Ok(());
                 };
-                text.clear();
-                *seen = match NumericDigits::parse(field)?.write_text(text) {
+                let number = NumericDigits::parse(field)?;
+                *seen = match builder.push_rendered(|out| Ok(number.write_text(out)))? {
                     DecimalText::Finite { integer_digits, scale } => {
                         seen.union(NumericSeen { integer_digits, scale, special: false })
                     }
                     DecimalText::Special => NumericSeen { special: true, ..*seen },
                 };
-                append_text(builder, text)
+                Ok(())
             }),
             Self::Rendered { builder, form, text } => each(values, |value| {
                 let Some(field) = value else {
-                    builder.append_null();
+                    builder.push_null();
                     return Ok(());
                 };
                 text.clear();
                 form(field, text)?;
-                append_text(builder, text)
+                builder.push_rendered(|out| {
+                    out.extend_from_slice(text.as_bytes());
+                    Ok(())
+                })
             }),
-            Self::Text(builder) | Self::Bytea(builder) => each(values, |value| {
-                builder.append_option(value);
-                Ok(())
-            }),
-            Self::Versioned { builder, what } => each(values, |value| {
-                builder.append_option(value.map(|field| versioned(field, what)).transpose()?);
-                Ok(())
-            }),
+            Self::Text(builder) | Self::Bytea(builder) => builder.extend(values).map_err(|reason| (0, reason)),
+            Self::Versioned { builder, what } => {
+                each(values, |value| builder.extend(iter::once(value.map(|field| versioned(field, what)).transpose()?)))
+            }
             Self::Interval { months, days, micros, validity } => each(values, |value| {
                 validity.append(value.is_some());
                 let parts = value.map(interval_from_wire).transpose()?;
@@ -280,21 +271,23 @@ impl ColumnBuilder {
     pub(super) fn finish(&mut self) -> Result<ArrayRef, (usize, FieldError)> {
         Ok(match self {
             Self::Bool(builder) => Arc::new(builder.finish()),
-            Self::Int2(builder) => take_primitives(builder),
-            Self::Int4(builder) => take_primitives(builder),
-            Self::Int8(builder) => take_primitives(builder),
-            Self::Float4(builder) | Self::Float2(builder) => take_primitives(builder),
-            Self::Float8(builder) | Self::NumericFloat { builder, .. } => take_primitives(builder),
-            Self::Unsigned2(builder) => take_primitives(builder),
-            Self::Unsigned4(builder) => take_primitives(builder),
-            Self::Unsigned8(builder) => take_primitives(builder),
-            Self::Decimal { builder, .. } | Self::Money(builder) => take_primitives(builder),
-            Self::NumericText { builder, .. } | Self::Rendered { builder, .. } => Arc::new(take_bytes(builder)),
-            Self::Text(builder) | Self::Versioned { builder, .. } => Arc::new(checked_text(&take_bytes(builder))?),
-            Self::Bytea(builder) => Arc::new(take_bytes(builder)),
-            Self::Date(builder) => take_primitives(builder),
-            Self::Time(builder) => take_primitives(builder),
-            Self::Timestamp { builder, .. } => take_primitives(builder),
+            Self::Int2(builder) => Arc::new(builder.finish()),
+            Self::Int4(builder) => Arc::new(builder.finish()),
+            Self::Int8(builder) => Arc::new(builder.finish()),
+            Self::Float4(builder) | Self::Float2(builder) => Arc::new(builder.finish()),
+            Self::Float8(builder) | Self::NumericFloat { builder, .. } => Arc::new(builder.finish()),
+            Self::Unsigned2(builder) => Arc::new(builder.finish()),
+            Self::Unsigned4(builder) => Arc::new(builder.finish()),
+            Self::Unsigned8(builder) => Arc::new(builder.finish()),
+            Self::Decimal { builder, .. } | Self::Money(builder) => Arc::new(builder.finish()),
+            Self::NumericText { builder, .. }
+            | Self::Rendered { builder, .. }
+            | Self::Text(builder)
+            | Self::Versioned { builder, .. } => Arc::new(builder.finish_text()?),
+            Self::Bytea(builder) => Arc::new(builder.finish()),
+            Self::Date(builder) => Arc::new(builder.finish()),
+            Self::Time(builder) => Arc::new(builder.finish()),
+            Self::Timestamp { builder, .. } => Arc::new(builder.finish()),
             Self::List(list) => list.finish()?,
             Self::Struct(parts) => parts.finish()?,
             Self::Uuid(builder) => Arc::new(builder.finish()),
@@ -307,23 +300,6 @@ impl ColumnBuilder {
     }
 }
 
-/// Room for as much as the last batch held and some more: growing while values come would copy them again and again.
-fn room_for_next(last: usize) -> usize {
-    last + last / 8
-}
-
-fn take_primitives<T: ArrowPrimitiveType>(builder: &mut PrimitiveBuilder<T>) -> ArrayRef {
-    let array = builder.finish();
-    *builder = PrimitiveBuilder::with_capacity(room_for_next(array.len())).with_data_type(array.data_type().clone());
-    Arc::new(array)
-}
-
-fn take_bytes<T: ByteArrayType>(builder: &mut GenericByteBuilder<T>) -> GenericByteArray<T> {
-    let array = builder.finish();
-    *builder = GenericByteBuilder::with_capacity(room_for_next(array.len()), room_for_next(array.value_data().len()));
-    array
-}
-
 fn bytes<const N: usize>(field: &[u8]) -> Result<[u8; N], FieldError> {
     field.try_into().map_err(|_| FieldError::Length { expected: N, found: field.len() })
 }
@@ -333,34 +309,18 @@ fn versioned<'a>(field: &'a [u8], what: &'static str) -> Result<&'a [u8], FieldE
     field.strip_prefix(&[1]).ok_or(FieldError::Malformed(what))
 }
 
-/// Appends text that is longer than its field, within reason.
-fn append_text(builder: &mut StringBuilder, text: &str) -> Result<(), FieldError> {
-    if builder.values_slice().len() + text.len() > TEXT_BYTES_MAX {
-        return Err(FieldError::Enormous(TEXT_BYTES_MAX >> 20));
-    }
-    builder.append_value(text);
-    Ok(())
-}
-
 /// The nearest floating-point number.
-fn numeric_as_float(field: &[u8], text: &mut String) -> Result<f64, FieldError> {
+fn numeric_as_float(field: &[u8], text: &mut Vec<u8>) -> Result<f64, FieldError> {
     text.clear();
     let form = NumericDigits::parse(field)?.write_text(text);
-    match (form, text.parse::<f64>()) {
-        (DecimalText::Finite { .. }, Ok(value)) if value.is_infinite() => Err(FieldError::BeyondFloat),
-        (_, Ok(value)) => Ok(value),
-        (_, Err(_)) => Err(FieldError::Malformed("numeric")),
+    match (form, str::from_utf8(text).ok().and_then(|text| text.parse::<f64>().ok())) {
+        (DecimalText::Finite { .. }, Some(value)) if value.is_infinite() => Err(FieldError::BeyondFloat),
+        (_, Some(value)) => Ok(value),
+        (_, None) => Err(FieldError::Malformed("numeric")),
     }
 }
 
-/// Checks all texts at once and looks for the bad one only when there is one.
-fn checked_text(bytes: &BinaryArray) -> Result<StringArray, (usize, FieldError)> {
-    StringArray::try_from_binary(bytes.clone()).map_err(|_| {
-        let is_bad = |value: Option<&[u8]>| value.is_some_and(|value| str::from_utf8(value).is_err());
-        (bytes.iter().position(is_bad).unwrap_or(0), FieldError::Utf8)
-    })
-}
-
+#[inline]
 fn each<'a>(
     values: impl Iterator<Item = Option<&'a [u8]>>,
     mut append: impl FnMut(Option<&'a [u8]>) -> Result<(), FieldError>,
@@ -373,15 +333,11 @@ fn each<'a>(
 
 fn primitives<'a, T: ArrowPrimitiveType>(
     values: impl Iterator<Item = Option<&'a [u8]>>,
-    builder: &mut PrimitiveBuilder<T>,
-    read: impl FnMut(&[u8]) -> Result<T::Native, FieldError>,
+    builder: &mut Primitives<T>,
+    mut read: impl FnMut(&[u8]) -> Result<T::Native, FieldError>,
 ) -> Result<(), (usize, FieldError)> {
-    let mut read = read;
     each(values, |value| {
-        match value {
-            Some(field) => builder.append_value(read(field)?),
-            None => builder.append_null(),
-        }
+        builder.push(value.map(&mut read).transpose()?);
         Ok(())
     })
 }
@@ -389,15 +345,15 @@ fn primitives<'a, T: ArrowPrimitiveType>(
 /// The same for values that a policy may replace by null when they do not fit.
 fn fitting<'a, T: ArrowPrimitiveType>(
     values: impl Iterator<Item = Option<&'a [u8]>>,
-    builder: &mut PrimitiveBuilder<T>,
+    builder: &mut Primitives<T>,
     misfits: &mut Misfits,
     read: impl Fn(&[u8]) -> Result<T::Native, FieldError>,
 ) -> Result<(), (usize, FieldError)> {
     each(values, |value| {
         match value.map(&read) {
-            Some(Ok(value)) => builder.append_value(value),
+            Some(Ok(value)) => builder.push(Some(value)),
             Some(Err(reason)) if !misfits.replace(&reason) => return Err(reason),
-            Some(Err(_)) | None => builder.append_null(),
+            Some(Err(_)) | None => builder.push(None),
         }
         Ok(())
     })

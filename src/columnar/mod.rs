@@ -7,6 +7,7 @@ mod nested;
 mod order;
 mod policy;
 mod rows;
+mod values;
 
 pub use builder::{BatchBuilder, BuildError, NumericSeen};
 pub use mapping::{PG_KIND_KEY, PG_TYPE_KEY, PG_VECTOR_LENGTH_KEY, field_for, kind, schema_for};

@@ -81,4 +81,12 @@ pub enum LakeError {
         /// Why not.
         reason: String,
     },
+    /// The settings for a table's files name a column that it does not have.
+    #[error("the parquet settings of {table} name column {column}, which it does not have")]
+    Encoding {
+        /// The table.
+        table: String,
+        /// The name.
+        column: String,
+    },
 }

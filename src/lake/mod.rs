@@ -10,6 +10,7 @@
 //! A reader that opened version 7 is never disturbed by version 8: versions carry unchanged tables over by
 //! reference. What a crash leaves behind is named by no manifest. Knows nothing about Postgres and DuckDB.
 
+mod encoding;
 mod error;
 mod lock;
 mod manifest;
@@ -19,6 +20,7 @@ mod reader;
 mod store;
 mod writer;
 
+pub use encoding::FileEncoding;
 pub use error::LakeError;
 pub use lock::LakeLock;
 pub use manifest::{DataFile, LakeTable, Manifest, Origin, SnapshotMark, SourceMark, ValueRange, Version};

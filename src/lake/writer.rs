@@ -1,37 +1,31 @@
 //! Record batches to Parquet files under a version that is not published yet.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::mem;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, SchemaRef};
 use object_store::buffered::BufWriter;
 use object_store::path::Path;
 use parquet::arrow::ArrowWriter;
-use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::ParquetMetaData;
-use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::file::properties::WriterProperties;
 use parquet::file::statistics::Statistics;
-use parquet::schema::types::ColumnPath;
 use tokio::runtime::Handle;
 
+use super::encoding::FileEncoding;
 use super::partition::{self, PartitionKey};
 use super::publish::TABLES;
 use super::{DataFile, Lake, LakeError, PartitionTransform, ValueRange, Version};
 
-/// Rows of a row group at most: large enough for dictionaries, small enough to skip and to read in parallel.
-const ROW_GROUP_ROWS_MAX: usize = 250_000;
 /// Encoded bytes that the open row groups of one writer may hold in memory together.
 const ROW_GROUP_BYTES_MAX: usize = 6 << 20;
-/// A dictionary beyond this size is given up: it would save little, and every column of every open file has one.
-const DICTIONARY_BYTES_MAX: usize = 64 << 10;
 /// Files one writer keeps open; with more partitions at once the fullest is closed.
 const OPEN_FILES_MAX: usize = 32;
-/// Encoded bytes are handed to the store in pieces of this size.
-const UPLOAD_BYTES: usize = 1 << 20;
-/// Size of an uploaded part: the least that object stores take.
-const PART_BYTES: usize = 5 << 20;
+/// Encoded bytes are handed to the store in parts of this size.
+const PART_BYTES: usize = 1 << 20;
 /// Parts on their way to the store at once.
 const PARTS_IN_FLIGHT_MAX: usize = 1;
 
@@ -48,6 +42,8 @@ pub struct TableLayout {
     pub key: Vec<String>,
     /// How rows are spread over folders.
     pub partition_by: Vec<PartitionTransform>,
+    /// How its columns are encoded.
+    pub encoding: FileEncoding,
 }
 
 /// Writes one table, or one worker's share of it. Blocking: belongs on a thread that may block.
@@ -76,7 +72,8 @@ impl TableWriter {
     /// A writer for batches of `schema`.
     ///
     /// # Errors
-    /// [`LakeError::Partition`] when a partition transform does not fit the schema.
+    /// [`LakeError::Partition`] when a partition transform does not fit the schema; [`LakeError::Encoding`] when the
+    /// encoding names a column that is not there.
     pub fn new(
         lake: &Lake,
         runtime: Handle,
@@ -90,6 +87,9 @@ impl TableWriter {
                 transform: transform.to_string(),
                 reason,
             })?;
+        }
+        if let Some(column) = layout.encoding.unknown_column(&schema) {
+            return Err(LakeError::Encoding { table: layout.table, column: column.to_owned() });
         }
         Ok(Self {
             lake: lake.clone(),
@@ -149,7 +149,8 @@ impl TableWriter {
         let name = format!("part-{}-{}-{:05}.parquet", self.layout.run_id, self.worker, self.files_begun);
         let path = self.folder().parts().map(|part| part.as_ref().to_owned()).chain(folders).chain([name]).collect();
         self.files_begun += 1;
-        OpenFile::create(&self.lake, self.runtime.clone(), path, &self.schema, &self.layout.key)
+        let properties = self.layout.encoding.properties(&self.schema, &self.layout.key);
+        OpenFile::create(&self.lake, self.runtime.clone(), path, &self.schema, properties)
     }
 
     fn close(&mut self, key: &PartitionKey) -> Result<(), LakeError> {
@@ -195,49 +196,65 @@ fn write_error(path: &Path, source: impl Into<Box<dyn std::error::Error + Send +
     LakeError::Write { path: path.clone(), source: source.into() }
 }
 
-/// What the encoder has written and the store has not taken yet.
-#[derive(Debug, Clone, Default)]
-struct Encoded(Arc<Mutex<Vec<u8>>>);
+/// Takes encoded bytes to the store, a part at a time.
+struct Upload {
+    runtime: Handle,
+    store: BufWriter,
+    part: Vec<u8>,
+    /// Bytes that the store was given.
+    bytes: u64,
+}
 
-impl Encoded {
-    fn len(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+impl Upload {
+    fn hand_over(&mut self) -> io::Result<()> {
+        let part = mem::replace(&mut self.part, Vec::with_capacity(PART_BYTES));
+        self.bytes += part.len() as u64;
+        Ok(self.runtime.block_on(self.store.put(part.into()))?)
     }
 
-    fn take(&self) -> Vec<u8> {
-        mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Completes the object; gives its size.
+    fn finish(&mut self) -> io::Result<u64> {
+        self.hand_over()?;
+        self.runtime.block_on(tokio::io::AsyncWriteExt::shutdown(&mut self.store))?;
+        Ok(self.bytes)
     }
 }
 
-impl std::io::Write for Encoded {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
-        Ok(bytes.len())
+impl io::Write for Upload {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.part.len() >= PART_BYTES {
+            self.hand_over()?;
+        }
+        let taken = bytes.len().min(PART_BYTES - self.part.len());
+        self.part.extend_from_slice(&bytes[..taken]);
+        Ok(taken)
     }
 
-    fn flush(&mut self) -> std::io::Result<()> {
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
 
 /// One Parquet file being written.
 struct OpenFile {
-    runtime: Handle,
     path: Path,
-    encoder: ArrowWriter<Encoded>,
-    encoded: Encoded,
-    upload: BufWriter,
-    bytes: u64,
+    encoder: ArrowWriter<Upload>,
 }
 
 impl OpenFile {
-    fn create(lake: &Lake, runtime: Handle, path: Path, schema: &SchemaRef, key: &[String]) -> Result<Self, LakeError> {
-        let encoded = Encoded::default();
-        let encoder = ArrowWriter::try_new(encoded.clone(), Arc::clone(schema), Some(properties(schema, key)))
-            .map_err(|source| write_error(&path, source))?;
-        let upload = BufWriter::with_capacity(Arc::clone(lake.store()), path.clone(), PART_BYTES)
+    fn create(
+        lake: &Lake,
+        runtime: Handle,
+        path: Path,
+        schema: &SchemaRef,
+        properties: WriterProperties,
+    ) -> Result<Self, LakeError> {
+        let store = BufWriter::with_capacity(Arc::clone(lake.store()), path.clone(), PART_BYTES)
             .with_max_concurrency(PARTS_IN_FLIGHT_MAX);
-        Ok(Self { runtime, path, encoder, encoded, upload, bytes: 0 })
+        let upload = Upload { runtime, store, part: Vec::new(), bytes: 0 };
+        let encoder = ArrowWriter::try_new(upload, Arc::clone(schema), Some(properties))
+            .map_err(|source| write_error(&path, source))?;
+        Ok(Self { path, encoder })
     }
 
     /// Encoded bytes of the open row group.
@@ -246,64 +263,24 @@ impl OpenFile {
     }
 
     fn write(&mut self, batch: &RecordBatch) -> Result<(), LakeError> {
-        self.encoder.write(batch).map_err(|source| write_error(&self.path, source))?;
-        self.hand_over(UPLOAD_BYTES)
+        self.encoder.write(batch).map_err(|source| write_error(&self.path, source))
     }
 
     fn flush(&mut self) -> Result<(), LakeError> {
-        self.encoder.flush().map_err(|source| write_error(&self.path, source))?;
-        self.hand_over(UPLOAD_BYTES)
-    }
-
-    /// Gives the store what was encoded, once it is at least `least` bytes.
-    fn hand_over(&mut self, least: usize) -> Result<(), LakeError> {
-        if self.encoded.len() >= least {
-            let bytes = self.encoded.take();
-            self.bytes += bytes.len() as u64;
-            self.runtime.block_on(self.upload.put(bytes.into())).map_err(|source| write_error(&self.path, source))?;
-        }
-        Ok(())
+        self.encoder.flush().map_err(|source| write_error(&self.path, source))
     }
 
     fn close(mut self, key: &PartitionKey, ranged: &[usize]) -> Result<DataFile, LakeError> {
         let metadata = self.encoder.finish().map_err(|source| write_error(&self.path, source))?;
-        self.hand_over(0)?;
-        self.runtime
-            .block_on(tokio::io::AsyncWriteExt::shutdown(&mut self.upload))
-            .map_err(|source| write_error(&self.path, source))?;
+        let bytes = self.encoder.inner_mut().finish().map_err(|source| write_error(&self.path, source))?;
         Ok(DataFile {
             path: self.path.to_string(),
             rows: u64::try_from(metadata.file_metadata().num_rows()).unwrap_or(0),
-            bytes: self.bytes,
+            bytes,
             partition: key.iter().cloned().collect(),
             ranges: value_ranges(&metadata, ranged),
         })
     }
-}
-
-/// How the columns of a table are encoded.
-fn properties(schema: &SchemaRef, key: &[String]) -> WriterProperties {
-    let mut properties = WriterProperties::builder();
-    for field in schema.fields() {
-        let column = ColumnPath::from(field.name().as_str());
-        // Least and greatest text hardly ever rules out a row group, and finding them compares every value twice.
-        if *field.data_type() == DataType::Utf8 && !key.contains(field.name()) {
-            properties = properties.set_column_statistics_enabled(column.clone(), EnabledStatistics::None);
-        }
-        // No value of a whole key repeats, so a dictionary of them is given up in every row group anew.
-        if key == [field.name().as_str()] {
-            properties = properties.set_column_dictionary_enabled(column, false);
-        }
-    }
-    properties
-        .set_created_by(format!("racealpha {}", env!("CARGO_PKG_VERSION")))
-        // The default, level 1, is the fastest: the encoder is most of a pull's client time, and higher levels win
-        // a few percent of size.
-        .set_compression(Compression::ZSTD(ZstdLevel::default()))
-        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX))
-        .set_dictionary_page_size_limit(DICTIONARY_BYTES_MAX)
-        .set_statistics_enabled(EnabledStatistics::Chunk)
-        .build()
 }
 
 /// Least and greatest values of top-level columns, from the file's own statistics.

@@ -14,7 +14,7 @@ use super::pull_table::TablePull;
 use super::push::target_of;
 use super::validate::dataset_of;
 use super::{Context, PipelineError};
-use crate::lake::{Lake, Manifest, Version};
+use crate::lake::{FileEncoding, Lake, Manifest, Version};
 use crate::pg::{Session, quote_ident};
 use crate::progress::Step;
 use crate::push::{self, PushMode, PushPlan};
@@ -126,6 +126,7 @@ pub async fn preview(context: &Context, table: Option<&str>) -> Result<PreviewRe
             partition_by: Vec::new(),
             watermark: None,
             columns: BTreeMap::new(),
+            parquet: FileEncoding::default(),
         };
         job.pull(&[table]).await?;
         let live = beside.require_latest().await?;

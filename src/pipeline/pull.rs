@@ -323,6 +323,7 @@ impl PullJob<'_> {
                 run_id: self.run_id.to_owned(),
                 key: table.key.clone(),
                 partition_by: table.partition_by.clone(),
+                encoding: table.parquet.clone(),
             },
             table: table.clone(),
             relation,

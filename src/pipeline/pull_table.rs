@@ -10,7 +10,7 @@ use super::drift::ColumnDrift;
 use super::incremental::Increment;
 use crate::columnar::{ColumnPolicy, NumericSeen, schema_for};
 use crate::config::TableConfig;
-use crate::lake::{DataFile, LakeTable, Origin, PartitionTransform, SourceMark, TableLayout, Version};
+use crate::lake::{DataFile, FileEncoding, LakeTable, Origin, PartitionTransform, SourceMark, TableLayout, Version};
 use crate::pg::RelationInfo;
 use crate::progress::Work;
 use crate::schema::TableName;
@@ -29,6 +29,7 @@ pub(super) struct TablePull {
     /// `xmin`, a column, or nothing.
     pub(super) watermark: Option<String>,
     pub(super) columns: BTreeMap<String, ColumnPolicy>,
+    pub(super) parquet: FileEncoding,
 }
 
 impl From<&TableConfig> for TablePull {
@@ -40,6 +41,7 @@ impl From<&TableConfig> for TablePull {
             partition_by: table.partition_by.clone(),
             watermark: table.watermark.clone(),
             columns: table.columns.clone(),
+            parquet: table.parquet.clone(),
         }
     }
 }

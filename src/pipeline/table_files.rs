@@ -285,6 +285,7 @@ mod tests {
                 run_id: "run".to_owned(),
                 key: vec!["name".to_owned()],
                 partition_by: vec!["year(day)".parse().unwrap()],
+                encoding: crate::lake::FileEncoding::default(),
             },
             order_by: &["day".to_owned(), "name".to_owned()],
             slice_bytes_max,

@@ -15,7 +15,7 @@ use super::run::with_run;
 use super::table_files::{SLICE_BYTES_MAX, TableFiles};
 use super::{Context, PipelineError, Run};
 use crate::config::Made;
-use crate::lake::{Lake, LakeError, LakeTable, Manifest, Origin, Publication, TableLayout, Version};
+use crate::lake::{FileEncoding, Lake, LakeError, LakeTable, Manifest, Origin, Publication, TableLayout, Version};
 use crate::pg::{quote_ident, quote_literal};
 use crate::progress::Step;
 use crate::transform::{
@@ -230,6 +230,7 @@ impl TransformJob {
                 run_id: self.run_id.clone(),
                 key: made.key.to_vec(),
                 partition_by: made.partition_by.to_vec(),
+                encoding: FileEncoding::default(),
             },
             order_by: made.order_by,
             slice_bytes_max: SLICE_BYTES_MAX,

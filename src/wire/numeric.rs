@@ -148,13 +148,13 @@ impl<'a> NumericDigits<'a> {
     }
 
     /// Appends the exact decimal text that `numeric::text` gives in Postgres, display scale kept.
-    pub fn write_text(self, out: &mut String) -> DecimalText {
+    pub fn write_text(self, out: &mut Vec<u8>) -> DecimalText {
         match self.sign {
             NumericSign::Special(name) => {
-                out.push_str(name);
+                out.extend_from_slice(name.as_bytes());
                 return DecimalText::Special;
             }
-            NumericSign::Negative => out.push('-'),
+            NumericSign::Negative => out.push(b'-'),
             NumericSign::Positive => {}
         }
         let integer_start = out.len();
@@ -165,11 +165,11 @@ impl<'a> NumericDigits<'a> {
         }
         let integer_digits = out.len() - integer_start;
         if integer_digits == 0 {
-            out.push('0');
+            out.push(b'0');
         }
         let scale = usize::from(self.display_scale);
         if scale > 0 {
-            out.push('.');
+            out.push(b'.');
             let end = out.len() + scale;
             // Groups between the point and the first digit are zeros that the wire leaves out.
             let zeros = usize::try_from(-1 - self.weight).unwrap_or(0);
@@ -193,11 +193,14 @@ fn pow10(digits: i32) -> u128 {
 }
 
 /// Appends four digits, leading zeros only when `padded`.
-fn push_group(out: &mut String, group: i16, padded: bool) {
+#[inline]
+fn push_group(out: &mut Vec<u8>, group: i16, padded: bool) {
     let group = group.unsigned_abs();
-    let digits = [group / 1000, group / 100 % 10, group / 10 % 10, group % 10];
-    let skipped = if padded { 0 } else { digits.iter().take_while(|digit| **digit == 0).count() };
-    out.extend(digits.iter().skip(skipped).filter_map(|digit| char::from_digit(u32::from(*digit), 10)));
+    let digits =
+        [group / 1000, group / 100 % 10, group / 10 % 10, group % 10].map(|digit| b'0' + digit.to_le_bytes()[0]);
+    let leading_zeros =
+        usize::from(group < 1000) + usize::from(group < 100) + usize::from(group < 10) + usize::from(group == 0);
+    out.extend_from_slice(&digits[if padded { 0 } else { leading_zeros }..]);
 }
 
 #[cfg(test)]
@@ -216,9 +219,9 @@ mod tests {
     }
 
     fn text(field: &[u8]) -> String {
-        let mut out = String::new();
+        let mut out = Vec::new();
         NumericDigits::parse(field).unwrap().write_text(&mut out);
-        out
+        String::from_utf8(out).unwrap()
     }
 
     /// Fields as `numeric_send` of PostgreSQL 15 gives them, and the text the server prints.
