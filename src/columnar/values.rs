@@ -35,16 +35,8 @@ impl<T: ArrowPrimitiveType> Primitives<T> {
 
     #[inline]
     pub(super) fn push(&mut self, value: Option<T::Native>) {
-        match value {
-            Some(value) => {
-                self.values.push(value);
-                self.validity.append_non_null();
-            }
-            None => {
-                self.values.push(T::Native::default());
-                self.validity.append_null();
-            }
-        }
+        self.values.push(value.unwrap_or_default());
+        self.validity.append(value.is_some());
     }
 
     pub(super) fn finish(&mut self) -> PrimitiveArray<T> {

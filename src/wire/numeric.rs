@@ -200,7 +200,7 @@ fn push_group(out: &mut Vec<u8>, group: i16, padded: bool) {
         [group / 1000, group / 100 % 10, group / 10 % 10, group % 10].map(|digit| b'0' + digit.to_le_bytes()[0]);
     let leading_zeros =
         usize::from(group < 1000) + usize::from(group < 100) + usize::from(group < 10) + usize::from(group == 0);
-    out.extend_from_slice(&digits[if padded { 0 } else { leading_zeros }..]);
+    out.extend(digits.iter().skip(if padded { 0 } else { leading_zeros }));
 }
 
 #[cfg(test)]
