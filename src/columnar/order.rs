@@ -5,8 +5,8 @@ use arrow::compute::{SortOptions, interleave_record_batch};
 use arrow::error::ArrowError;
 use arrow::row::{RowConverter, Rows, SortField};
 
-/// Rows of a sorted batch: enough to make the work per column small against the work per value.
-const SORTED_BATCH_ROWS: usize = 16_384;
+/// Rows of a sorted batch: enough to make the work per column small against the work per value, in gathering as in encoding.
+const SORTED_BATCH_ROWS: usize = 65_536;
 
 /// Rows of several batches in one order, gathered batch by batch.
 #[derive(Debug)]

@@ -19,7 +19,7 @@ use crate::lake::{FileEncoding, Lake, LakeError, LakeTable, Manifest, Origin, Pu
 use crate::pg::{quote_ident, quote_literal};
 use crate::progress::Step;
 use crate::transform::{
-    DictionaryColumn, Engine, EngineLimits, Phase, PhaseReport, PhaseSet, Role, TransformError, create_view,
+    DictionaryColumn, Engine, EngineLimits, KeptPages, Phase, PhaseReport, PhaseSet, Role, TransformError, create_view,
     create_views, load_data_tables, rows_as_json, run_phases, select_phases,
 };
 use crate::validate::check_sources;
@@ -156,6 +156,7 @@ impl TransformJob {
     /// Runs the phases.
     fn run(&self) -> Result<(Vec<PhaseReport>, WrittenTables), PipelineError> {
         let selected = select_phases(&self.phases, self.options.from.as_deref(), self.options.to.as_deref())?;
+        let _kept = KeptPages::keep();
         let engine = self.open_engine(&selected)?;
         let _watch = engine.watch_cancel(&self.runtime);
         let names = self.context.pipeline.tables.iter().map(|table| table.name.as_str());
