@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::columnar::{ColumnPolicy, PushPolicy};
 use crate::lake::{FileEncoding, PartitionTransform};
 use crate::pg::{ConnectError, DatabaseUrl};
-use crate::push::{MissingColumns, NewColumns, TargetMode};
+use crate::push::{MergeOptions, MissingColumns, NewColumns, TargetMode};
 use crate::schema::TableName;
 use crate::source::RateLimit;
 use crate::transform::Severity;
@@ -27,6 +27,8 @@ const DEFAULT_LAKE: &str = "data_lake";
 const DEFAULT_JOBS: usize = 2;
 /// Connections of a pull at most; a production server has other users.
 const JOBS_MAX: usize = 32;
+/// Former live tables that can be kept: each is a whole table on the server's disk.
+pub const KEEP_BACKUPS_MAX: u64 = 20;
 /// Bytes of a megabyte, the unit of rates.
 const MEGABYTE: f64 = 1e6;
 /// Variables of libpq that say where a source is when `DATABASE_URL` does not.
@@ -221,6 +223,8 @@ pub struct TargetConfig {
     pub table: TableName,
     /// The former live table's name after a swap, in the same schema.
     pub backup: Option<String>,
+    /// Former live tables that stay after a swap; 1 when not set.
+    pub keep_backups: Option<usize>,
     /// How rows get into the live table.
     #[serde(default)]
     pub mode: TargetMode,
@@ -230,12 +234,31 @@ pub struct TargetConfig {
     /// What happens to columns of the live table that the dataset lacks and nothing else fills.
     #[serde(default)]
     pub missing_columns: MissingColumns,
+    /// How long attempts to swap go on before the push ends as loaded and not swapped; 600 when not set.
+    pub swap_deadline_seconds: Option<u64>,
+    /// Publications of the live table whose subscribers need not have the rows of a push, which are never sent to them.
+    #[serde(default)]
+    pub publications: Vec<String>,
+    /// The same for single columns, also for those that a default or an identity would fill.
+    #[serde(default)]
+    pub missing: BTreeMap<String, MissingColumns>,
+    /// What concerns a merge alone.
+    #[serde(default)]
+    pub merge: MergeOptions,
+    /// The least share of the live table's rows that the dataset must have.
+    #[serde(default = "min_rows_of_live")]
+    pub min_rows_of_live: f64,
     /// Whether a push also brings the views of the phases for Postgres up to date.
     #[serde(default)]
     pub views: bool,
     /// What happens to values that the table would change or refuse, by column.
     #[serde(default)]
     pub columns: BTreeMap<String, PushPolicy>,
+}
+
+/// A table that loses more than one row in ten has rather lost its source.
+fn min_rows_of_live() -> f64 {
+    0.9
 }
 
 /// How tables are pulled.
@@ -361,8 +384,8 @@ impl Pipeline {
             .map(|made| format!("the key of {} names no column", made.name));
         let backup = self.made().filter_map(|made| Some((made.name, made.target?))).find_map(|(name, target)| {
             match (target.mode, &target.backup) {
-                (TargetMode::Swap, None) => {
-                    Some(format!("the target of {name} names no backup, which mode swap needs"))
+                (TargetMode::Swap | TargetMode::Merge | TargetMode::Auto, None) => {
+                    Some(format!("the target of {name} names no backup, which its mode needs"))
                 }
                 (TargetMode::InsertMissing, Some(_)) => {
                     Some(format!("the target of {name} names a backup, and mode insert_missing makes none"))
@@ -385,13 +408,27 @@ impl Pipeline {
             let marked = self.tables.iter().find(|table| table.watermark.is_some() && table.key.is_empty());
             marked.map(|table| format!("table {} has a watermark and no key to match changed rows by", table.name))
         });
+        let backup = backup.or_else(|| {
+            let mut kept = self.made().filter_map(|made| Some((made.name, made.target?.keep_backups?)));
+            let wrong =
+                kept.find(|(_, keep)| !u64::try_from(*keep).is_ok_and(|keep| (1..=KEEP_BACKUPS_MAX).contains(&keep)));
+            wrong.map(|(name, keep)| {
+                format!("keep_backups of {name} is {keep}; expected a number from 1 to {KEEP_BACKUPS_MAX}")
+            })
+        });
+        let share = self.made().filter_map(|made| Some((made.name, made.target?))).find_map(|(name, target)| {
+            let share = target.min_rows_of_live;
+            (!(0.0..=1.0).contains(&share))
+                .then(|| format!("min_rows_of_live of the target of {name} is {share}; expected a share from 0 to 1"))
+        });
         let encoding = self.tables.iter().find_map(|table| {
             table
                 .parquet
                 .bad_number()
                 .map(|message| format!("in the parquet settings of table {}, {message}", table.name))
         });
-        match twice.or(encoding).or(bad_name).or(no_key).or(backup).or(jobs).or(no_event_table).or(audit) {
+        let wrong = [twice, bad_name, no_key, backup, share, encoding, jobs, no_event_table, audit];
+        match wrong.into_iter().flatten().next() {
             Some(message) => Err(ConfigError::Invalid { origin: origin.to_owned(), message }),
             None => Ok(self),
         }
@@ -478,6 +515,8 @@ pub struct Flags {
     pub jobs: Option<usize>,
     /// `--max-rate`
     pub max_rate: Option<f64>,
+    /// `--keep-backups`
+    pub keep_backups: Option<usize>,
 }
 
 /// Settings that differ between machines.
@@ -493,6 +532,8 @@ pub struct Settings {
     pub max_rate: Option<f64>,
     /// DuckDB's memory limit, such as `4GB`.
     pub memory: Option<String>,
+    /// Former live tables that stay after a swap, when a flag says so.
+    pub keep_backups: Option<usize>,
 }
 
 impl Settings {
@@ -557,12 +598,14 @@ impl Settings {
             jobs,
             max_rate,
             memory: lookup("RACEALPHA_MEMORY").or_else(|| pipeline.memory.clone()),
+            keep_backups: flags.keep_backups,
         })
     }
 
     /// Settings for a server of our own, as `demo` starts it.
     pub fn for_server(database_url: DatabaseUrl, lake: String, jobs: usize) -> Self {
-        Self { database_url: Some(database_url), target_database_url: None, lake, jobs, max_rate: None, memory: None }
+        let (database_url, target_database_url) = (Some(database_url), None);
+        Self { database_url, target_database_url, lake, jobs, max_rate: None, memory: None, keep_backups: None }
     }
 
     /// What all connections of one pull together may take.
@@ -645,7 +688,7 @@ mod tests {
         let environment = |name: &str| (name == "RACEALPHA_LAKE").then(|| "from_environment".to_owned());
         let settings = Settings::from_lookup(&Flags::default(), &file, environment).unwrap();
         assert_eq!((settings.lake.as_str(), settings.jobs), ("from_environment", 3));
-        let flags = Flags { lake: Some("from_flag".into()), jobs: Some(1), max_rate: None };
+        let flags = Flags { lake: Some("from_flag".into()), jobs: Some(1), ..Flags::default() };
         let settings = Settings::from_lookup(&flags, &file, environment).unwrap();
         assert_eq!((settings.lake.as_str(), settings.jobs), ("from_flag", 1));
     }

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use crate::config::KEEP_BACKUPS_MAX;
 use crate::pipeline::RowFormat;
+use crate::push::TargetMode;
 
 /// Rebuilds a machine-learning table away from the production database: Postgres to Parquet, SQL phases in DuckDB,
 /// checks, and back to Postgres with a swap that can be undone.
@@ -86,7 +88,7 @@ pub(super) enum Command {
     Validate(ValidateArguments),
     /// Shows what a push would change; writes nothing
     #[command(after_help = "Example: racealpha preview")]
-    Preview(MadeArguments),
+    Preview(PreviewArguments),
     /// Puts the dataset in the live table's place; the live table becomes the backup
     #[command(visible_alias = "push-copy", after_help = "Example: racealpha preview && racealpha push")]
     Push(PushArguments),
@@ -107,6 +109,9 @@ pub(super) enum Command {
     /// Shows the last runs
     #[command(after_help = "Example: racealpha history --limit 5")]
     History(HistoryArguments),
+    /// Removes old versions and unreferenced files of the lake, and what dead pushes left on the target
+    #[command(after_help = "Example: racealpha gc --dry-run\n         racealpha gc --keep 2")]
+    Gc(GcArguments),
     /// Prints what every column of the dataset means, as Markdown
     #[command(after_help = "Example: racealpha features > docs/features.md")]
     Features,
@@ -185,9 +190,59 @@ pub(super) struct MadeArguments {
 pub(super) struct PushArguments {
     #[command(flatten)]
     pub(super) made: MadeArguments,
-    /// Pushes in spite of findings that block
+    #[command(flatten)]
+    pub(super) mode: ModeArgument,
+    /// Pushes in spite of findings that block, and of a dataset with far fewer rows than the live table
     #[arg(long)]
     pub(super) force: bool,
+    /// Swaps in what an earlier push loaded and could not swap because the live table was in use (exit code 6)
+    #[arg(long, conflicts_with = "force")]
+    pub(super) resume: bool,
+    /// Former live tables that stay [default: target.keep_backups of the pipeline file, else 1]
+    #[arg(long, value_name = "N", value_parser = backups_to_keep())]
+    pub(super) keep_backups: Option<usize>,
+    /// Removes all backups of the live table, and pushes nothing
+    #[arg(long, conflicts_with_all = ["force", "resume", "keep_backups"])]
+    pub(super) drop_backup: bool,
+}
+
+fn backups_to_keep() -> impl clap::builder::TypedValueParser<Value = usize> {
+    clap::builder::RangedU64ValueParser::<usize>::new().range(1..=KEEP_BACKUPS_MAX)
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PreviewArguments {
+    #[command(flatten)]
+    pub(super) made: MadeArguments,
+    #[command(flatten)]
+    pub(super) mode: ModeArgument,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ModeArgument {
+    /// How rows get into the live table [default: the target's mode in the pipeline file]
+    #[arg(long, value_enum)]
+    pub(super) mode: Option<Mode>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Mode {
+    /// A new table takes the live table's place
+    Swap,
+    /// Only rows that differ are changed, in one transaction
+    Merge,
+    /// A swap if nothing stands in its way, else a merge
+    Auto,
+}
+
+impl From<Mode> for TargetMode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Swap => Self::Swap,
+            Mode::Merge => Self::Merge,
+            Mode::Auto => Self::Auto,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -248,6 +303,20 @@ pub(super) struct HistoryArguments {
     /// How many runs, the newest first
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub(super) limit: usize,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GcArguments {
+    /// Versions of each lake table that stay
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    pub(super) keep: usize,
+    /// Removes also versions that were the latest within the last hour, which somebody may be reading, and what pushes
+    /// of the last 24 hours left
+    #[arg(long)]
+    pub(super) now: bool,
+    /// Shows what would be removed, with sizes, and removes nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
 }
 
 #[derive(Debug, Args)]

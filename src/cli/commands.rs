@@ -8,12 +8,13 @@ use tokio_util::sync::CancellationToken;
 use super::args::{Arguments, Command, FixtureArguments, LocalServerArguments, QueryArguments, QueryFormat};
 use super::bars::Shown;
 use super::output::Output;
-use super::{signals, views};
+use super::{housekeeping, preview_view, signals, views};
 use crate::config::{Flags, Pipeline, Settings, early_setting};
 use crate::fixtures::{self, FixtureOptions};
 use crate::pg::{DatabaseUrl, LocalServer, ServerOptions, Session};
 use crate::pipeline::{
-    self, Context, DemoOptions, FeatureReport, PipelineError, PullOptions, RowFormat, TransformOptions, ValidateOptions,
+    self, Context, DemoOptions, FeatureReport, GcOptions, PipelineError, PullOptions, PushOptions, RowFormat,
+    TransformOptions, ValidateOptions,
 };
 use crate::progress::Progress;
 
@@ -76,11 +77,22 @@ async fn command(context: &Context, arguments: Arguments, output: Output) -> any
             })
         }
         Command::Preview(preview) => {
-            let report = pipeline::preview(context, preview.table.as_deref()).await?;
-            printing(move || output.result(&report, views::preview))
+            let report =
+                pipeline::preview(context, preview.made.table.as_deref(), preview.mode.mode.map(Into::into)).await?;
+            printing(move || output.result(&report, preview_view::preview))
         }
         Command::Push(push) => {
-            let report = pipeline::push(context, push.made.table.as_deref(), push.force).await?;
+            let table = push.made.table.as_deref();
+            if push.drop_backup {
+                let report = pipeline::drop_backups(context, table).await?;
+                return Ok(printing(move || output.result(&report, housekeeping::dropped)));
+            }
+            let report = if push.resume {
+                pipeline::resume(context, table).await?
+            } else {
+                let options = PushOptions { force: push.force, mode: push.mode.mode.map(Into::into) };
+                pipeline::push(context, table, options).await?
+            };
             printing(move || output.result(&report, views::push))
         }
         Command::Rollback(rollback) => {
@@ -100,6 +112,11 @@ async fn command(context: &Context, arguments: Arguments, output: Output) -> any
         Command::History(history) => {
             let report = pipeline::history(context, history.limit).await?;
             printing(move || output.result(&report, |runs| views::history(runs)))
+        }
+        Command::Gc(gc) => {
+            let options = GcOptions { keep: gc.keep, now: gc.now, dry_run: gc.dry_run };
+            let report = pipeline::gc(context, options).await?;
+            printing(move || output.result(&report, housekeeping::gc))
         }
         Command::Features => {
             let report = pipeline::features(context)?;
@@ -127,6 +144,10 @@ fn context(arguments: &Arguments, cancel: CancellationToken) -> anyhow::Result<C
         lake: arguments.lake.clone(),
         jobs: source.and_then(|source| source.jobs),
         max_rate: source.and_then(|source| source.max_rate),
+        keep_backups: match &arguments.command {
+            Command::Push(push) => push.keep_backups,
+            _ => None,
+        },
     };
     let settings = Settings::load(&flags, &pipeline)?;
     Ok(Context { pipeline, folder, settings, progress: Progress::new(), cancel })

@@ -3,7 +3,7 @@
 use crate::pipeline::{Failure, PipelineError};
 
 /// The exit code of a failed command: 1 failed, 2 wrong usage or settings, 3 blocked by validation, 4 a server could
-/// not be reached, 5 another run holds the lock, 130 interrupted.
+/// not be reached, 5 another run holds the lock, 6 loaded and not swapped, 130 interrupted.
 pub(super) fn code_of(error: &anyhow::Error) -> u8 {
     let failure = error
         .downcast_ref::<PipelineError>()
@@ -15,6 +15,7 @@ pub(super) fn code_of(error: &anyhow::Error) -> u8 {
         Some(Failure::Blocked) => 3,
         Some(Failure::Unreachable) => 4,
         Some(Failure::Locked) => 5,
+        Some(Failure::NotSwapped) => 6,
         Some(Failure::Interrupted) => 130,
     }
 }

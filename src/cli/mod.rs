@@ -4,7 +4,9 @@ mod args;
 mod bars;
 mod commands;
 mod exit;
+mod housekeeping;
 mod output;
+mod preview_view;
 mod signals;
 mod views;
 

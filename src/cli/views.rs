@@ -1,22 +1,24 @@
 //! Results as text for people.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
+use super::housekeeping;
 use super::output::{bytes, count, rate, seconds, table};
 use crate::fixtures::FixtureReport;
 use crate::pipeline::{
-    DemoReport, ExportReport, PreviewReport, PullMode, PullReport, Pushed, RebuildReport, RunRecord, RunState,
-    StatusReport, TargetLook, TestReport, TransformReport, ValidateReport,
+    DemoReport, ExportReport, PullMode, PullReport, Pushed, RebuildReport, RunRecord, RunState, StatusReport,
+    TargetLook, TestReport, TransformReport, ValidateReport,
 };
-use crate::push::{InsertReport, PushMode, PushReport, RollbackReport, SwapReport, ViewsReport};
+use crate::push::{
+    InsertReport, MergeCounts, MergeReport, PushMode, PushReport, RollbackReport, SwapReport, ViewsReport,
+};
 use crate::validate::Verdict;
 
-/// Columns of a preview that are shown; the rest is counted.
-const PREVIEW_COLUMNS_MAX: usize = 25;
 /// Sample rows of a finding that are shown.
 const SAMPLE_ROWS_MAX: usize = 3;
 
@@ -35,20 +37,14 @@ pub(super) fn status(report: &StatusReport) -> String {
         None if report.target.reachable => line(&mut text, "live", "not there yet; the first push creates it"),
         None => {}
     }
-    match &report.backup {
-        Some(backup) => line(
-            &mut text,
-            "backup",
-            &format!(
-                "{}  {}  {}  since {}",
-                backup.table,
-                rows_about(backup.rows_estimated),
-                bytes(backup.bytes),
-                backup.since
-            ),
-        ),
-        None if report.target.reachable => line(&mut text, "backup", "none"),
-        None => {}
+    for backup in report.backup.iter().chain(&report.older_backups) {
+        line(&mut text, "backup", &housekeeping::backup(backup));
+    }
+    if report.backup.is_none() && report.target.reachable {
+        line(&mut text, "backup", "none");
+    }
+    for leftover in &report.leftovers {
+        line(&mut text, "leftover", &housekeeping::leftover(leftover));
     }
     let version =
         report.version.map_or("empty; `racealpha pull` fills it".to_owned(), |version| format!("version {version}"));
@@ -75,11 +71,11 @@ pub(super) fn status(report: &StatusReport) -> String {
     text
 }
 
-fn line(text: &mut String, name: &str, value: &str) {
+pub(super) fn line(text: &mut String, name: &str, value: &str) {
     text.push_str(&format!("{name:<9} {value}\n"));
 }
 
-fn rows_about(rows: Option<u64>) -> String {
+pub(super) fn rows_about(rows: Option<u64>) -> String {
     rows.map_or("rows unknown".to_owned(), |rows| format!("about {} rows", count(rows)))
 }
 
@@ -184,7 +180,7 @@ pub(super) fn test(report: &TestReport) -> String {
 }
 
 /// A share in tenths of a percent, by whole numbers.
-fn percent(part: u64, whole: u64) -> String {
+pub(super) fn percent(part: u64, whole: u64) -> String {
     let tenths = u128::from(part) * 1000 / u128::from(whole.max(1));
     format!("{}.{} %", tenths / 10, tenths % 10)
 }
@@ -220,76 +216,6 @@ pub(super) fn validate(report: &ValidateReport) -> String {
     text
 }
 
-pub(super) fn preview(report: &PreviewReport) -> String {
-    let plan = &report.plan;
-    let mut text = String::new();
-    match plan.mode {
-        PushMode::First => line(&mut text, "target", &format!("{} does not exist; the push creates it", plan.table)),
-        PushMode::InsertMissing if !plan.live_exists => {
-            line(&mut text, "target", &format!("{} does not exist", plan.table));
-        }
-        PushMode::Swap | PushMode::InsertMissing => line(
-            &mut text,
-            "target",
-            &format!("{}, {} rows, {}", plan.table, count(report.live_rows), bytes(plan.live_bytes)),
-        ),
-    }
-    line(&mut text, "dataset", &format!("lake version {}, {} rows", report.version, count(report.dataset_rows)));
-    let (added, removed, changed) = (count(report.added), count(report.removed), count(report.changed));
-    match plan.mode {
-        PushMode::InsertMissing => line(&mut text, "rows", &format!("{added} inserted, all others as they are")),
-        _ => line(&mut text, "rows", &format!("{added} added, {removed} removed, {changed} changed")),
-    }
-    let columns = &plan.columns;
-    let added_columns: Vec<String> = columns.added.iter().map(|(name, of)| format!("{name} {of}")).collect();
-    for (name, list) in [
-        ("new", &added_columns),
-        ("ignored", &columns.ignored),
-        ("server's", &columns.filled_by_server),
-        ("null", &columns.left_null),
-        ("carried", &plan.carried),
-    ] {
-        if !list.is_empty() {
-            line(&mut text, name, &list.join(", "));
-        }
-    }
-    if let Some(backup) = &plan.replaces_backup {
-        line(&mut text, "replaces", &format!("the backup {} since {}", backup.table, backup.since));
-    }
-    for note in &plan.notes {
-        line(&mut text, "note", note);
-    }
-    let changing: Vec<_> = report.columns.iter().filter(|column| column.changed > 0).collect();
-    if !changing.is_empty() {
-        let mean = |mean: Option<f64>| mean.map_or(String::new(), |mean| format!("{mean:.4}"));
-        let rows = changing.iter().take(PREVIEW_COLUMNS_MAX).map(|column| {
-            vec![
-                column.name.clone(),
-                count(column.changed),
-                count(column.nulls_before),
-                count(column.nulls_after),
-                mean(column.mean_before),
-                mean(column.mean_after),
-            ]
-        });
-        let header = ["column", "#rows changed", "#nulls before", "#nulls after", "#mean before", "#mean after"];
-        text.push_str(&table(&header, rows));
-        if changing.len() > PREVIEW_COLUMNS_MAX {
-            text.push_str(&format!("\nand {} more columns; --json shows all", changing.len() - PREVIEW_COLUMNS_MAX));
-        }
-        text.push('\n');
-    }
-    if plan.blockers.is_empty() {
-        text.push_str(&format!("nothing stands in the way; `racealpha push {}` goes ahead", report.name));
-    } else {
-        text.push_str("a push is refused:");
-        for blocker in &plan.blockers {
-            text.push_str(&format!("\n  {blocker}"));
-        }
-    }
-    text
-}
-
 fn swap_line(swap: &SwapReport) -> String {
     format!(
         "waited {:.1} ms for the lock and held it {:.1} ms, attempt {}",
@@ -300,6 +226,7 @@ fn swap_line(swap: &SwapReport) -> String {
 pub(super) fn push(pushed: &Pushed) -> String {
     match pushed {
         Pushed::Swapped(report) => swapped(report),
+        Pushed::Merged(report) => merged(report),
         Pushed::Inserted(report) => inserted(report),
     }
 }
@@ -324,11 +251,61 @@ fn inserted(report: &InsertReport) -> String {
     text
 }
 
+fn merged(report: &MergeReport) -> String {
+    let mut text = String::new();
+    line(&mut text, "merged", &format!("{} has {} rows: {}", report.table, count(report.rows), counts(report.counts)));
+    line(
+        &mut text,
+        "copy",
+        &format!(
+            "{} in {} ({}), verify {}",
+            bytes(report.bytes),
+            seconds(report.copy_seconds),
+            rate(report.bytes, report.copy_seconds),
+            seconds(report.verify_seconds)
+        ),
+    );
+    line(
+        &mut text,
+        "merge",
+        &format!("{}, attempt {}; {} of log", seconds(report.merge_seconds), report.attempts, bytes(report.wal_bytes)),
+    );
+    line(&mut text, "backup", &format!("{}; `racealpha rollback` merges it back", report.backup.table));
+    nulled(&mut text, &report.nulled);
+    if let Some(views) = &report.views {
+        views_line(&mut text, views);
+    }
+    for note in &report.notes {
+        line(&mut text, "note", note);
+    }
+    for warning in &report.warnings {
+        line(&mut text, "warning", warning);
+    }
+    text
+}
+
+fn counts(counts: MergeCounts) -> String {
+    format!(
+        "{} inserted, {} updated, {} deleted, {} as they were",
+        count(counts.inserted),
+        count(counts.updated),
+        count(counts.deleted),
+        count(counts.unchanged)
+    )
+}
+
+/// Values that became null because they did not fit.
+fn nulled(text: &mut String, nulled: &BTreeMap<String, u64>) {
+    for (column, values) in nulled {
+        line(text, "null", &format!("{} values of {column} did not fit and are null", count(*values)));
+    }
+}
+
 fn swapped(report: &PushReport) -> String {
     let mut text = String::new();
     let what = match report.mode {
         PushMode::First => "created",
-        PushMode::Swap | PushMode::InsertMissing => "replaced",
+        _ => "replaced",
     };
     line(&mut text, what, &format!("{} with {} rows", report.table, count(report.rows)));
     line(
@@ -352,6 +329,7 @@ fn swapped(report: &PushReport) -> String {
         ),
     );
     line(&mut text, "swap", &swap_line(&report.swap));
+    nulled(&mut text, &report.nulled);
     if let Some(backup) = &report.backup {
         line(&mut text, "backup", &format!("{}; `racealpha rollback` puts it back", backup.table));
     }
@@ -371,7 +349,10 @@ pub(super) fn rollback(report: &RollbackReport) -> String {
     let mut text = String::new();
     line(&mut text, "live", &format!("{} is what it was before run {}", report.table, report.undone_run));
     line(&mut text, "backup", &format!("{}; `racealpha rollback` again is a redo", report.backup));
-    line(&mut text, "swap", &swap_line(&report.swap));
+    match report.merged {
+        Some(merged) => line(&mut text, "rows", &counts(merged)),
+        None => line(&mut text, "swap", &swap_line(&report.swap)),
+    }
     for warning in &report.warnings {
         line(&mut text, "warning", warning);
     }
@@ -392,6 +373,7 @@ pub(super) fn rebuild(report: &RebuildReport) -> String {
             let seconds = push.copy_seconds + push.index_seconds + push.analyze_seconds + push.verify_seconds;
             (push.rows, push.bytes, seconds)
         }
+        Pushed::Merged(push) => (push.rows, push.bytes, push.copy_seconds + push.verify_seconds + push.merge_seconds),
         Pushed::Inserted(push) => (push.inserted, push.bytes, push.seconds),
     };
     let rows = [

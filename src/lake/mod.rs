@@ -12,6 +12,7 @@
 
 mod encoding;
 mod error;
+mod gc;
 mod lock;
 mod manifest;
 mod partition;
@@ -22,6 +23,7 @@ mod writer;
 
 pub use encoding::FileEncoding;
 pub use error::LakeError;
+pub use gc::{GarbageFile, LakeGarbage, READING_TIME};
 pub use lock::LakeLock;
 pub use manifest::{DataFile, LakeTable, Manifest, Origin, SnapshotMark, SourceMark, ValueRange, Version};
 pub use partition::{BadTransform, PartitionTransform};

@@ -13,7 +13,7 @@ const MANIFESTS: &str = "manifest";
 /// The folder of data files.
 pub(super) const TABLES: &str = "tables";
 
-fn manifest_path(version: Version) -> Path {
+pub(super) fn manifest_path(version: Version) -> Path {
     Path::from(format!("{MANIFESTS}/{:020}.json", version.0))
 }
 
@@ -35,6 +35,18 @@ impl Lake {
     /// [`LakeError::Empty`] when there is none.
     pub async fn require_latest(&self) -> Result<Manifest, LakeError> {
         self.latest().await?.ok_or_else(|| LakeError::Empty { url: self.root().display().to_string() })
+    }
+
+    /// The manifests of all versions, oldest first.
+    ///
+    /// # Errors
+    /// [`LakeError::Read`], [`LakeError::Malformed`].
+    pub(super) async fn manifests(&self) -> Result<Vec<Manifest>, LakeError> {
+        let mut manifests = Vec::new();
+        for path in self.list(MANIFESTS).await?.iter().filter(|path| path.extension() == Some("json")) {
+            manifests.push(self.read_json(path).await?);
+        }
+        Ok(manifests)
     }
 
     /// One version's manifest, if that version was published and is still there.

@@ -115,6 +115,8 @@ pub enum Failure {
     Unreachable,
     /// Wait for the other run.
     Locked,
+    /// Resume: all is loaded, and the table was in use.
+    NotSwapped,
     /// Nothing: it was asked for.
     Interrupted,
 }
@@ -140,6 +142,7 @@ impl PipelineError {
                     Failure::Usage
                 }
             }
+            Self::Push(PushError::SwapTimedOut { .. }) => Failure::NotSwapped,
             Self::Source(error) if error.is_unreachable() => Failure::Unreachable,
             Self::Push(PushError::Lost { .. } | PushError::OutcomeUnknown { .. }) => Failure::Unreachable,
             _ => Failure::Failed,

@@ -11,17 +11,23 @@ use tokio::runtime::Handle;
 
 use super::pull::{PullJob, PullOptions};
 use super::pull_table::TablePull;
-use super::push::target_of;
+use super::push::{PushOptions, target_for};
+use super::run::{RunState, history};
+use super::shift::{Quantiles, Sample};
 use super::validate::dataset_of;
 use super::{Context, PipelineError};
 use crate::lake::{FileEncoding, Lake, Manifest, Version};
 use crate::pg::{Session, quote_ident};
 use crate::progress::Step;
-use crate::push::{self, PushMode, PushPlan};
+use crate::push::{self, Blocker, PushMode, PushPlan, TargetMode};
 use crate::source::SourceError;
 use crate::transform::{Engine, create_views, rows_as_json};
 
 const PURPOSE: &str = "preview";
+/// Rows whose numbers are looked at one by one: enough for quantiles that a person compares.
+const SAMPLE_ROWS: u32 = 10_000;
+/// Runs among which the last push is looked for.
+const RUNS_LOOKED_AT: usize = 20;
 /// The live table's name beside the dataset's.
 const LIVE: &str = "live_table";
 /// Types whose mean says something.
@@ -46,6 +52,10 @@ pub struct PreviewReport {
     pub changed: u64,
     /// The matching columns, those that change in most rows first.
     pub columns: Vec<ColumnChange>,
+    /// Seconds that the push takes, from the rows per second of the last one; `None` before the first.
+    pub push_seconds_estimated: Option<f64>,
+    /// Who waits for what during the push.
+    pub locks: String,
     /// Columns matched and not, what is attached, what stands in the way.
     pub plan: PushPlan,
     /// How long it took.
@@ -67,17 +77,27 @@ pub struct ColumnChange {
     pub mean_before: Option<f64>,
     /// Mean of the dataset's numbers.
     pub mean_after: Option<f64>,
+    /// Where the live table's numbers lie, from a sample.
+    pub quantiles_before: Option<Quantiles>,
+    /// Where the dataset's numbers lie, from a sample.
+    pub quantiles_after: Option<Quantiles>,
+    /// The population stability index of the two samples: from 0.25 on the numbers are distributed otherwise.
+    pub stability_index: Option<f64>,
 }
 
 /// Compares the latest dataset, or the output named, with the live table; writes nothing anywhere.
 ///
 /// # Errors
 /// [`PipelineError`].
-pub async fn preview(context: &Context, table: Option<&str>) -> Result<PreviewReport, PipelineError> {
+pub async fn preview(
+    context: &Context,
+    table: Option<&str>,
+    mode: Option<TargetMode>,
+) -> Result<PreviewReport, PipelineError> {
     let started = Instant::now();
     let lake = context.lake()?;
     let manifest = lake.require_latest().await?;
-    let (made, options) = target_of(context, table)?;
+    let (made, options) = target_for(context, table, PushOptions { mode, force: false })?;
     let name = made.name.to_owned();
     let dataset = dataset_of(&manifest, &name)?;
     let (version, dataset_rows) = (dataset.version, dataset.rows);
@@ -97,6 +117,8 @@ pub async fn preview(context: &Context, table: Option<&str>) -> Result<PreviewRe
         removed: 0,
         changed: 0,
         columns: Vec::new(),
+        push_seconds_estimated: seconds_estimated(context, dataset_rows).await?,
+        locks: locks(plan.mode).to_owned(),
         plan,
         seconds: 0.0,
     };
@@ -131,6 +153,7 @@ pub async fn preview(context: &Context, table: Option<&str>) -> Result<PreviewRe
         job.pull(&[table]).await?;
         let live = beside.require_latest().await?;
         report.live_rows = live.tables[LIVE].rows;
+        report.plan.blockers.extend(too_few_rows(&report, options.min_rows_of_live));
         // Rows that are there stay as they are, so there is nothing to compare.
         let inserts_only = report.plan.mode == PushMode::InsertMissing;
         let columns = if inserts_only { Vec::new() } else { report.plan.columns.matched.clone() };
@@ -155,6 +178,38 @@ pub async fn preview(context: &Context, table: Option<&str>) -> Result<PreviewRe
     Ok(report)
 }
 
+/// The rows per second of the last push that went well, applied to as many rows.
+async fn seconds_estimated(context: &Context, rows: u64) -> Result<Option<f64>, PipelineError> {
+    let runs = history(context, RUNS_LOOKED_AT).await?;
+    let mut pushes = runs.iter().filter(|run| run.state == RunState::Done).flat_map(|run| &run.steps);
+    let last = pushes.find(|step| step.step == Step::Push && step.rows > 0);
+    let float = |rows: u64| rows.to_string().parse::<f64>().unwrap_or(0.0);
+    Ok(last.map(|step| step.seconds * float(rows) / float(step.rows)))
+}
+
+/// Who waits for what during a push.
+const fn locks(mode: PushMode) -> &'static str {
+    match mode {
+        PushMode::First => "nobody waits",
+        PushMode::Swap => "readers and writers wait for milliseconds, once, at the end",
+        PushMode::Merge => "readers do not wait; writers wait while rows are compared and changed",
+        PushMode::InsertMissing => "nobody waits; writers of the same keys do until the end",
+    }
+}
+
+/// What a push says of a dataset that is much smaller than the live table.
+fn too_few_rows(report: &PreviewReport, share: f64) -> Option<Blocker> {
+    if report.plan.mode == PushMode::InsertMissing {
+        return None;
+    }
+    let least = push::least_rows(report.live_rows, share);
+    (report.dataset_rows < least).then(|| Blocker {
+        object: format!("table {}", report.plan.table),
+        why: format!("it has {} rows and the dataset {}, less than {least}", report.live_rows, report.dataset_rows),
+        alternative: "push --force, or lower min_rows_of_live".to_owned(),
+    })
+}
+
 /// Both tables and what is compared.
 struct Comparison {
     context: Context,
@@ -171,6 +226,8 @@ struct Comparison {
 struct Counted {
     columns: Vec<String>,
     counts: Map<String, Value>,
+    /// Samples of the live table's and of the dataset's numbers, by column.
+    samples: BTreeMap<String, (Sample, Sample)>,
 }
 
 impl Comparison {
@@ -189,11 +246,36 @@ impl Comparison {
             .collect();
         let (_, batches) = engine.query(&self.statement(key, &compared))?;
         let rows = batches.first().map(rows_as_json).transpose()?.unwrap_or_default();
+        let counts = rows.into_iter().next().unwrap_or_default();
+        let samples = self.samples(&engine, &compared)?;
         work.finish();
-        Ok(Counted {
-            columns: compared.iter().map(|(column, _)| (*column).clone()).collect(),
-            counts: rows.into_iter().next().unwrap_or_default(),
-        })
+        Ok(Counted { columns: compared.iter().map(|(column, _)| (*column).clone()).collect(), counts, samples })
+    }
+
+    /// Rows of both tables, picked evenly, with the columns that are numbers.
+    fn samples(
+        &self,
+        engine: &Engine,
+        compared: &[(&String, &String)],
+    ) -> Result<BTreeMap<String, (Sample, Sample)>, PipelineError> {
+        let numbers: Vec<&String> =
+            compared.iter().filter(|(_, data_type)| is_number(data_type)).map(|(column, _)| *column).collect();
+        let values: Vec<String> =
+            numbers.iter().map(|column| format!("TRY_CAST({} AS DOUBLE)", quote_ident(column))).collect();
+        if values.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let pick = |table: &str| {
+            let table = quote_ident(table);
+            let sql = format!(
+                "SELECT {} FROM {table} USING SAMPLE reservoir({SAMPLE_ROWS} ROWS) REPEATABLE (1)",
+                values.join(", ")
+            );
+            engine.query(&sql).map(|(_, batches)| batches)
+        };
+        let (before, after) = (pick(LIVE)?, pick(&self.name)?);
+        let pair = |index| (Sample::of(&before, index), Sample::of(&after, index));
+        Ok(numbers.iter().enumerate().map(|(index, column)| ((*column).clone(), pair(index))).collect())
     }
 
     /// One pass over both tables. Values are compared as the live column's type stores them.
@@ -212,7 +294,7 @@ impl Comparison {
             answers.push(format!("count(*) FILTER (WHERE {both} AND {differ}) AS changed_{index}"));
             answers.push(format!("count(l.present) - count(l.{column}) AS nulls_before_{index}"));
             answers.push(format!("count(d.present) - count(d.{column}) AS nulls_after_{index}"));
-            if NUMBER_TYPES.iter().any(|number| data_type.starts_with(number)) {
+            if is_number(data_type) {
                 answers.push(format!("avg(CAST(l.{column} AS DOUBLE)) AS mean_before_{index}"));
                 answers.push(format!("avg(CAST({after} AS DOUBLE)) AS mean_after_{index}"));
             }
@@ -232,6 +314,11 @@ impl Comparison {
     }
 }
 
+fn is_number(data_type: &str) -> bool {
+    // A list of numbers is not one.
+    NUMBER_TYPES.iter().any(|number| data_type.starts_with(number)) && !data_type.ends_with(']')
+}
+
 impl PreviewReport {
     fn take(&mut self, counted: &Counted) {
         let count = |name: &str| counted.counts.get(name).and_then(Value::as_u64).unwrap_or(0);
@@ -241,13 +328,19 @@ impl PreviewReport {
             .columns
             .iter()
             .enumerate()
-            .map(|(index, name)| ColumnChange {
-                name: name.clone(),
-                changed: count(&format!("changed_{index}")),
-                nulls_before: count(&format!("nulls_before_{index}")),
-                nulls_after: count(&format!("nulls_after_{index}")),
-                mean_before: mean(&format!("mean_before_{index}")),
-                mean_after: mean(&format!("mean_after_{index}")),
+            .map(|(index, name)| {
+                let samples = counted.samples.get(name);
+                ColumnChange {
+                    quantiles_before: samples.and_then(|(before, _)| before.quantiles()),
+                    quantiles_after: samples.and_then(|(_, after)| after.quantiles()),
+                    stability_index: samples.and_then(|(before, after)| before.stability_index(after)),
+                    name: name.clone(),
+                    changed: count(&format!("changed_{index}")),
+                    nulls_before: count(&format!("nulls_before_{index}")),
+                    nulls_after: count(&format!("nulls_after_{index}")),
+                    mean_before: mean(&format!("mean_before_{index}")),
+                    mean_after: mean(&format!("mean_after_{index}")),
+                }
             })
             .collect();
         self.columns.sort_by_key(|column| std::cmp::Reverse(column.changed));

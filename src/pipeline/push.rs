@@ -1,7 +1,7 @@
 //! The dataset to the target, and back.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use serde::Serialize;
@@ -10,10 +10,11 @@ use super::run::with_run;
 use super::validate::{dataset_of, validate_in};
 use super::{Context, PipelineError, Run};
 use crate::config::Made;
-use crate::lake::read_table;
+use crate::lake::{LakeTable, read_table};
 use crate::progress::Step;
 use crate::push::{
-    self, Dataset, InsertReport, LiveViews, PushReport, RollbackReport, TargetMode, TargetOptions, ViewsReport,
+    self, Dataset, DropReport, InsertReport, LiveViews, MergeReport, PushMode, PushReport, RollbackReport, TargetMode,
+    TargetOptions, ViewsReport,
 };
 
 /// What a push did, by the target's mode.
@@ -22,6 +23,8 @@ use crate::push::{
 pub enum Pushed {
     /// The live table was replaced, or created.
     Swapped(Box<PushReport>),
+    /// Rows of the live table that differed were changed.
+    Merged(Box<MergeReport>),
     /// Rows that the live table lacked were inserted.
     Inserted(InsertReport),
 }
@@ -31,6 +34,7 @@ impl Pushed {
     fn amount(&self) -> (u64, u64) {
         match self {
             Self::Swapped(report) => (report.rows, report.bytes),
+            Self::Merged(report) => (report.rows, report.bytes),
             Self::Inserted(report) => (report.inserted, report.bytes),
         }
     }
@@ -38,6 +42,7 @@ impl Pushed {
     fn set_views(&mut self, views: ViewsReport) {
         match self {
             Self::Swapped(report) => report.views = Some(views),
+            Self::Merged(report) => report.views = Some(views),
             Self::Inserted(report) => report.views = Some(views),
         }
     }
@@ -65,35 +70,81 @@ pub(super) fn target_of<'a>(
     }
     options.new_columns = target.new_columns;
     options.missing_columns = target.missing_columns;
+    options.missing.clone_from(&target.missing);
+    options.merge.clone_from(&target.merge);
+    options.min_rows_of_live = target.min_rows_of_live;
     options.columns.clone_from(&target.columns);
+    if let Some(keep) = context.settings.keep_backups.or(target.keep_backups) {
+        options.keep_backups = keep;
+    }
+    if let Some(seconds) = target.swap_deadline_seconds {
+        options.swap_deadline = Duration::from_secs(seconds);
+    }
+    options.publications.clone_from(&target.publications);
     Ok((made, options))
 }
 
-/// Validates the latest dataset and puts it, or the output named, in its target's place. `force` pushes in spite of
-/// error-level findings.
+/// What the operator decides for one push.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PushOptions {
+    /// Pushes in spite of error-level findings and of missing rows.
+    pub force: bool,
+    /// Another mode than the pipeline file's.
+    pub mode: Option<TargetMode>,
+}
+
+/// The target of a push, with what the operator decides for this one.
+pub(super) fn target_for<'a>(
+    context: &'a Context,
+    table: Option<&str>,
+    decided: PushOptions,
+) -> Result<(Made<'a>, TargetOptions), PipelineError> {
+    let (made, mut options) = target_of(context, table)?;
+    if let Some(mode) = decided.mode {
+        if options.mode == TargetMode::InsertMissing {
+            return Err(PipelineError::Usage(format!(
+                "the target of {} is a table of others, into which a push only inserts; it has no other mode",
+                made.name
+            )));
+        }
+        options.mode = mode;
+    }
+    if decided.force {
+        options.min_rows_of_live = 0.0;
+    }
+    Ok((made, options))
+}
+
+/// Validates the latest dataset and puts it, or the output named, in its target's place.
 ///
 /// # Errors
 /// [`PipelineError::Blocked`], [`PipelineError::Push`]; the live table stays as it was.
-pub async fn push(context: &Context, table: Option<&str>, force: bool) -> Result<Pushed, PipelineError> {
+pub async fn push(context: &Context, table: Option<&str>, decided: PushOptions) -> Result<Pushed, PipelineError> {
     context.settings.target()?;
-    target_of(context, table)?;
+    target_for(context, table, decided)?;
     with_run(context, "push", async |run| {
         let report = validate_in(context, run).await?;
         let blockers = crate::validate::Report { findings: report.findings };
-        if blockers.is_blocked() && !force {
+        if blockers.is_blocked() && !decided.force {
             return Err(PipelineError::Blocked(blockers.blockers()));
         }
-        push_in(context, run, table).await
+        push_in(context, run, table, decided).await
     })
     .await
 }
 
 /// The push alone, as a step of a run.
-pub(super) async fn push_in(context: &Context, run: &Run, table: Option<&str>) -> Result<Pushed, PipelineError> {
+pub(super) async fn push_in(
+    context: &Context,
+    run: &Run,
+    table: Option<&str>,
+    decided: PushOptions,
+) -> Result<Pushed, PipelineError> {
     let started = Instant::now();
-    let (made, options) = target_of(context, table)?;
+    let (made, mut options) = target_for(context, table, decided)?;
     let manifest = run.lake.require_latest().await?;
     let table = dataset_of(&manifest, made.name)?;
+    options.snapshot = Some(snapshot_of(table));
     let dataset = Dataset {
         schema: Arc::clone(&table.schema),
         rows: table.rows,
@@ -101,22 +152,91 @@ pub(super) async fn push_in(context: &Context, run: &Run, table: Option<&str>) -
     };
     let url = context.settings.target()?;
     let (id, progress, cancel) = (run.id.as_str(), &context.progress, &context.cancel);
-    let mut pushed = match options.mode {
-        TargetMode::Swap => Pushed::Swapped(Box::new(push::push(url, &options, dataset, id, progress, cancel).await?)),
-        TargetMode::InsertMissing => {
+    let mode = match options.mode {
+        TargetMode::Swap => PushMode::Swap,
+        TargetMode::InsertMissing => PushMode::InsertMissing,
+        TargetMode::Merge | TargetMode::Auto => push::choose(url, &options, &table.schema, id).await?,
+    };
+    let mut pushed = match mode {
+        PushMode::First | PushMode::Swap => {
+            Pushed::Swapped(Box::new(push::push(url, &options, dataset, id, progress, cancel).await?))
+        }
+        PushMode::Merge => Pushed::Merged(Box::new(push::merge(url, &options, dataset, id, progress, cancel).await?)),
+        PushMode::InsertMissing => {
             Pushed::Inserted(push::insert_missing(url, &options, dataset, id, progress, cancel).await?)
         }
     };
-    if made.target.is_some_and(|target| target.views) {
-        for phase in context.phases()?.phases.iter().filter(|phase| !phase.in_lake) {
-            let views = LiveViews { sql: &phase.sql, names: &phase.writes };
-            let updated = push::update_views(url, &options.table, views, id, progress, cancel).await;
-            pushed.set_views(updated.map_err(|source| PipelineError::Views { table: options.table.clone(), source })?);
-        }
+    if let Some(views) = update_views(context, run, made, &options).await? {
+        pushed.set_views(views);
     }
     let (rows, bytes) = pushed.amount();
     run.record(Step::Push, started, rows, bytes);
     Ok(pushed)
+}
+
+/// What a push of this lake table loads, in words.
+fn snapshot_of(table: &LakeTable) -> String {
+    format!("lake version {}", table.version)
+}
+
+/// Brings the views beside the live table up to date, where the target asks for it.
+async fn update_views(
+    context: &Context,
+    run: &Run,
+    made: Made<'_>,
+    options: &TargetOptions,
+) -> Result<Option<ViewsReport>, PipelineError> {
+    let mut updated = None;
+    if made.target.is_some_and(|target| target.views) {
+        let url = context.settings.target()?;
+        for phase in context.phases()?.phases.iter().filter(|phase| !phase.in_lake) {
+            let views = LiveViews { sql: &phase.sql, names: &phase.writes };
+            let (id, table) = (run.id.as_str(), &options.table);
+            let report = push::update_views(url, table, views, id, &context.progress, &context.cancel).await;
+            updated = Some(report.map_err(|source| PipelineError::Views { table: table.clone(), source })?);
+        }
+    }
+    Ok(updated)
+}
+
+/// Swaps in what an earlier push loaded and could not swap.
+///
+/// # Errors
+/// [`PipelineError::Push`]; the live table stays as it was.
+pub async fn resume(context: &Context, table: Option<&str>) -> Result<Pushed, PipelineError> {
+    context.settings.target()?;
+    target_of(context, table)?;
+    with_run(context, "push --resume", async |run| {
+        let started = Instant::now();
+        let (made, mut options) = target_of(context, table)?;
+        let manifest = run.lake.require_latest().await?;
+        let table = dataset_of(&manifest, made.name)?;
+        options.snapshot = Some(snapshot_of(table));
+        let (url, id) = (context.settings.target()?, run.id.as_str());
+        let report = push::resume(url, &options, &table.schema, id, &context.progress, &context.cancel).await?;
+        let mut pushed = Pushed::Swapped(Box::new(report));
+        if let Some(views) = update_views(context, run, made, &options).await? {
+            pushed.set_views(views);
+        }
+        let (rows, _) = pushed.amount();
+        run.record(Step::Push, started, rows, 0);
+        Ok(pushed)
+    })
+    .await
+}
+
+/// Removes the former live tables that pushes have kept.
+///
+/// # Errors
+/// [`PipelineError::Push`]; the live table stays as it was.
+pub async fn drop_backups(context: &Context, table: Option<&str>) -> Result<DropReport, PipelineError> {
+    context.settings.target()?;
+    let (_, options) = target_of(context, table)?;
+    with_run(context, "push --drop-backup", async |run| {
+        let url = context.settings.target()?;
+        Ok(push::drop_backups(url, &options, run.id.as_str(), &context.cancel).await?)
+    })
+    .await
 }
 
 /// Puts the backup back in the live table's place; doing it twice is a redo.

@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::pull::pull_all;
-use super::push::{Pushed, push_in};
+use super::push::{PushOptions, Pushed, push_in};
 use super::run::with_run;
 use super::transform::transform_in;
 use super::validate::validate_in;
@@ -48,7 +48,7 @@ async fn rebuild_in(context: &Context, run: &Run) -> Result<RebuildReport, Pipel
     if validate.blocked {
         return Err(PipelineError::Blocked(Report { findings: validate.findings }.blockers()));
     }
-    let push = push_in(context, run, None).await?;
+    let push = push_in(context, run, None, PushOptions::default()).await?;
     Ok(RebuildReport {
         run_id: run.id.clone(),
         pull,

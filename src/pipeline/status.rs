@@ -8,7 +8,7 @@ use super::{Context, PipelineError, RunRecord, history};
 use crate::config::ConfigError;
 use crate::lake::{Origin, Version};
 use crate::pg::{DatabaseUrl, Session};
-use crate::push::{BackupStatus, TargetStatus, backup_status, target_status};
+use crate::push::{self, BackupStatus, Leftover, TargetStatus, target_status};
 
 const PURPOSE: &str = "status";
 
@@ -21,8 +21,12 @@ pub struct StatusReport {
     pub target: ServerStatus,
     /// The live table, when the target can be reached and has it.
     pub live: Option<TargetStatus>,
-    /// The backup, when there is one.
+    /// The backup that a rollback puts back, when there is one.
     pub backup: Option<BackupStatus>,
+    /// Older backups, newest first.
+    pub older_backups: Vec<BackupStatus>,
+    /// What pushes left on the target that did not end.
+    pub leftovers: Vec<Leftover>,
     /// The lake's folder.
     pub lake: String,
     /// Its latest version, when anything was pulled.
@@ -73,9 +77,15 @@ pub async fn status(context: &Context) -> Result<StatusReport, PipelineError> {
     let (source, _) = look(context.settings.source()).await;
     let (target, session) = look(context.settings.target()).await;
     let (_, options) = target_of(context, None)?;
-    let (live, backup) = match &session {
-        Some(session) => (target_status(session, &options).await?, backup_status(session, &options).await?),
-        None => (None, None),
+    let (live, backups) = match &session {
+        Some(session) => (target_status(session, &options).await?, push::backups(session, &options).await?),
+        None => (None, Vec::new()),
+    };
+    let (newest, older_backups): (Vec<_>, _) =
+        backups.into_iter().partition(|backup| backup.table == options.backup_table());
+    let leftovers = match &session {
+        Some(session) => push::leftovers(session, context.settings.target()?).await?,
+        None => Vec::new(),
     };
     let manifest = context.lake()?.latest().await?;
     let tables = manifest.iter().flat_map(|manifest| &manifest.tables).map(|(name, table)| LakeTableStatus {
@@ -95,7 +105,9 @@ pub async fn status(context: &Context) -> Result<StatusReport, PipelineError> {
         source,
         target,
         live,
-        backup,
+        backup: newest.into_iter().next(),
+        older_backups,
+        leftovers,
         lake: context.lake()?.root().display().to_string(),
         version: manifest.as_ref().map(|manifest| manifest.version),
         tables: tables.collect(),

@@ -3,16 +3,17 @@
 //! All expressions and definitions are deparsed with only `pg_catalog` in the search path, so every other name in them
 //! is qualified and means the same wherever it is run.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
 use crate::pg::{TypeCatalog, quote_ident, quote_literal, quote_table};
 use crate::schema::{ColumnSchema, PgType, TableName};
 
+use super::dependents::{self, Dependents, bound_sql};
 use super::error::PushError;
 
 /// A table and what is attached to it.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Attributes {
     pub(super) oid: u32,
     pub(super) kind: char,
@@ -38,12 +39,14 @@ pub(super) struct Attributes {
     pub(super) triggers: Vec<Trigger>,
     pub(super) statistics: Vec<Statistics>,
     pub(super) publications: Vec<Publication>,
-    pub(super) views: Vec<View>,
     pub(super) sequences: Vec<OwnedSequence>,
+    /// What is bound to the table by identity; asked for after the rest.
+    #[serde(skip_deserializing, default)]
+    pub(super) dependents: Dependents,
 }
 
 /// One entry of an access control list.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Privilege {
     /// `None` for everybody.
     pub(super) grantee: Option<String>,
@@ -52,7 +55,7 @@ pub(super) struct Privilege {
     pub(super) grantor: String,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct ColumnAttributes {
     pub(super) name: String,
     pub(super) type_name: String,
@@ -69,6 +72,10 @@ pub(super) struct ColumnAttributes {
     pub(super) identity: bool,
     /// Collation, storage, compression, kind of identity: what only decides whether two columns are the same.
     pub(super) physical: String,
+    /// `p`lain, `e`xternal, `m`ain, e`x`tended.
+    pub(super) storage: char,
+    /// `p`glz or `l`z4, where one is set.
+    pub(super) compression: Option<String>,
     pub(super) statistics_target: Option<i32>,
     pub(super) options: Vec<String>,
     pub(super) comment: Option<String>,
@@ -88,6 +95,23 @@ impl ColumnAttributes {
             not_null: self.not_null,
         }
     }
+
+    /// What `ALTER COLUMN` has to set for a column made by a query to be kept as this one.
+    pub(super) fn storage_settings(&self) -> Vec<String> {
+        let storage = match self.storage {
+            'p' => "PLAIN",
+            'e' => "EXTERNAL",
+            'm' => "MAIN",
+            _ => "EXTENDED",
+        };
+        let compression = match self.compression.as_deref() {
+            Some("p") => Some("pglz"),
+            Some("l") => Some("lz4"),
+            _ => None,
+        };
+        let storage = format!("SET STORAGE {storage}");
+        std::iter::once(storage).chain(compression.map(|method| format!("SET COMPRESSION {method}"))).collect()
+    }
 }
 
 fn unknown_type() -> PgType {
@@ -98,6 +122,14 @@ impl Attributes {
     /// Whether a staging table made like this table is also made like `other`: only what is attached after the load
     /// may differ.
     pub(super) fn is_made_like(&self, other: &Self) -> bool {
+        let sequence = |sequence: &OwnedSequence| (sequence.table_name(), sequence.column.clone(), sequence.identity);
+        self.oid == other.oid
+            && self.has_columns_of(other)
+            && self.sequences.iter().map(sequence).eq(other.sequences.iter().map(sequence))
+    }
+
+    /// Whether the columns are the same, one by one.
+    pub(super) fn has_columns_of(&self, other: &Self) -> bool {
         let column = |column: &ColumnAttributes| {
             (
                 column.name.clone(),
@@ -107,14 +139,12 @@ impl Attributes {
                 column.physical.clone(),
             )
         };
-        let sequence = |sequence: &OwnedSequence| (sequence.table_name(), sequence.column.clone(), sequence.identity);
-        self.oid == other.oid
-            && self.columns.iter().map(column).eq(other.columns.iter().map(column))
-            && self.sequences.iter().map(sequence).eq(other.sequences.iter().map(sequence))
+        self.columns.iter().map(column).eq(other.columns.iter().map(column))
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of the catalogue, one by one")]
 pub(super) struct Constraint {
     pub(super) name: String,
     /// `p`rimary, `u`nique, `c`heck, e`x`clusion, `f`oreign, `n`ot null, constraint `t`rigger.
@@ -123,10 +153,41 @@ pub(super) struct Constraint {
     pub(super) index: Option<String>,
     pub(super) deferrable: bool,
     pub(super) deferred: bool,
+    pub(super) validated: bool,
+    pub(super) enforced: bool,
     pub(super) comment: Option<String>,
+    /// Of a foreign key.
+    pub(super) reference: Option<Reference>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+/// What a foreign key refers to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Reference {
+    /// Whether that is the table itself.
+    pub(super) itself: bool,
+    /// What the definition must begin with for the table it refers to to be replaceable.
+    pub(super) head: String,
+    /// Whether our role may refer to that table.
+    pub(super) is_allowed: bool,
+    pub(super) columns: Vec<String>,
+    /// Whether it is checked at every change.
+    pub(super) enabled: bool,
+}
+
+impl Constraint {
+    /// The definition of the same foreign key of another table: one to itself refers to that other table.
+    pub(super) fn reference_from(&self, table: &TableName) -> Option<String> {
+        let reference = self.reference.as_ref()?;
+        if !reference.itself {
+            return Some(self.definition.clone());
+        }
+        let tail = self.definition.strip_prefix(&reference.head)?;
+        let columns: Vec<String> = reference.columns.iter().map(|column| quote_ident(column)).collect();
+        Some(format!("FOREIGN KEY ({}) REFERENCES {}{tail}", columns.join(", "), quote_table(table)))
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[expect(clippy::struct_excessive_bools, reason = "flags of the catalogue, one by one")]
 pub(super) struct Index {
     pub(super) name: String,
@@ -153,7 +214,7 @@ impl Index {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Policy {
     pub(super) name: String,
     pub(super) permissive: bool,
@@ -165,7 +226,7 @@ pub(super) struct Policy {
     pub(super) comment: Option<String>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Trigger {
     pub(super) name: String,
     /// The statement that creates it; it names the table, and so means whichever table has the name.
@@ -176,7 +237,7 @@ pub(super) struct Trigger {
 }
 
 /// Extended statistics.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Statistics {
     pub(super) schema: String,
     pub(super) name: String,
@@ -208,7 +269,7 @@ impl Statistics {
 }
 
 /// A publication that names the table.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Publication {
     pub(super) name: String,
     pub(super) owner_is_ours: bool,
@@ -218,27 +279,8 @@ pub(super) struct Publication {
     pub(super) filter: Option<String>,
 }
 
-/// A view that reads the table itself.
-#[derive(Debug, Clone, Deserialize)]
-pub(super) struct View {
-    pub(super) schema: String,
-    pub(super) name: String,
-    pub(super) owner: String,
-    pub(super) owner_is_ours: bool,
-    pub(super) options: Vec<String>,
-    pub(super) definition: String,
-    /// Whether a column of it has the table's row type, which a new table cannot have.
-    pub(super) has_row_type: bool,
-}
-
-impl View {
-    pub(super) fn table_name(&self) -> TableName {
-        TableName::new(self.schema.as_str(), self.name.as_str())
-    }
-}
-
 /// A sequence that belongs to a column.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct OwnedSequence {
     pub(super) schema: String,
     pub(super) name: String,
@@ -263,7 +305,7 @@ impl OwnedSequence {
 const SERVER_OPTIONS: &str = "pg_";
 
 /// SQL that lists an access control list's entries as JSON.
-fn privileges_sql(acl: &str, order: &str) -> String {
+pub(super) fn privileges_sql(acl: &str, order: &str) -> String {
     format!(
         "(SELECT coalesce(json_agg(json_build_object( \
             'grantee', CASE WHEN e.grantee <> 0 THEN pg_get_userbyid(e.grantee) END, 'right', e.privilege_type, \
@@ -272,8 +314,17 @@ fn privileges_sql(acl: &str, order: &str) -> String {
     )
 }
 
-/// Reads a table and everything attached to it; `None` when there is no such relation.
+/// Reads a table, everything attached to it and what is bound to it; `None` when there is no such relation.
 pub(super) async fn read(client: &Client, table: &TableName) -> Result<Option<Attributes>, PushError> {
+    let Some(mut attributes) = read_relation(client, table).await? else { return Ok(None) };
+    if attributes.kind == 'r' {
+        attributes.dependents = dependents::read(client, table, attributes.oid).await?;
+    }
+    Ok(Some(attributes))
+}
+
+/// Reads a table or materialized view and everything attached to it, without what is bound to it.
+pub(super) async fn read_relation(client: &Client, table: &TableName) -> Result<Option<Attributes>, PushError> {
     let order = "e.grantee, e.privilege_type";
     let table_privileges = privileges_sql("coalesce(c.relacl, acldefault('r', c.relowner))", order);
     let column_privileges = privileges_sql("a.attacl", order);
@@ -296,6 +347,7 @@ pub(super) async fn read(client: &Client, table: &TableName) -> Result<Option<At
                 'type_oid', b.type::bigint, 'typmod', b.typmod, 'not_null', a.attnotnull, 'default', (SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d WHERE d.adrelid = c.oid AND d.adnum = a.attnum), \
                 'generated', a.attgenerated <> '', 'identity', a.attidentity <> '', \
                 'physical', concat_ws(' ', a.attcollation, a.attstorage, to_jsonb(a) ->> 'attcompression', a.attidentity, a.attgenerated), \
+                'storage', a.attstorage, 'compression', nullif(to_jsonb(a) ->> 'attcompression', ''), \
                 'statistics_target', nullif(a.attstattarget, -1), \
                 'options', (SELECT coalesce(json_agg(o), '[]') FROM unnest(a.attoptions) o WHERE NOT starts_with(o, '{SERVER_OPTIONS}')), 'comment', col_description(c.oid, a.attnum), \
                 'privileges', {column_privileges}) ORDER BY a.attnum), '[]') \
@@ -308,9 +360,20 @@ pub(super) async fn read(client: &Client, table: &TableName) -> Result<Option<At
            'constraints', (SELECT coalesce(json_agg(json_build_object( \
                 'name', k.conname, 'kind', k.contype, 'definition', pg_get_constraintdef(k.oid), \
                 'index', (SELECT i.relname FROM pg_class i WHERE i.oid = k.conindid AND k.contype IN ('p', 'u', 'x')), \
-                'deferrable', k.condeferrable, 'deferred', k.condeferred, \
-                'comment', obj_description(k.oid, 'pg_constraint')) ORDER BY k.oid), '[]') \
-              FROM pg_constraint k WHERE k.conrelid = c.oid), \
+                'deferrable', k.condeferrable, 'deferred', k.condeferred, 'validated', k.convalidated, \
+                'enforced', coalesce((to_jsonb(k) ->> 'conenforced')::bool, true), \
+                'comment', obj_description(k.oid, 'pg_constraint'), \
+                'reference', (SELECT json_build_object('itself', k.confrelid = c.oid, \
+                     'head', format('FOREIGN KEY (%s) REFERENCES %I.%I', string_agg(quote_ident(a.attname), ', ' ORDER BY u.place), \
+                         t.relnamespace::regnamespace::name, t.relname), \
+                     'is_allowed', has_table_privilege(t.oid, 'REFERENCES') \
+                         OR bool_and(has_column_privilege(t.oid, u.parent, 'REFERENCES')), \
+                     'columns', json_agg(a.attname ORDER BY u.place), \
+                     'enabled', NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgconstraint = k.oid AND g.tgenabled <> 'O')) \
+                   FROM unnest(k.conkey, k.confkey) WITH ORDINALITY u(child, parent, place) \
+                   JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = u.child JOIN pg_class t ON t.oid = k.confrelid \
+                   WHERE k.contype = 'f' GROUP BY t.oid, t.relname, t.relnamespace)) ORDER BY k.oid), '[]') \
+              FROM pg_constraint k WHERE k.conrelid = c.oid AND k.conparentid = 0), \
            'indexes', (SELECT coalesce(json_agg(json_build_object( \
                 'name', i.relname, 'definition', pg_get_indexdef(i.oid), \
                 'head', 'CREATE ' || CASE WHEN x.indisunique THEN 'UNIQUE ' ELSE '' END || 'INDEX ' || quote_ident(i.relname) \
@@ -346,16 +409,6 @@ pub(super) async fn read(client: &Client, table: &TableName) -> Result<Option<At
                 'filter', (SELECT to_jsonb(f) ->> 'rowfilter' FROM pg_publication_tables f WHERE f.pubname = p.pubname \
                      AND f.schemaname = n.nspname AND f.tablename = c.relname)) ORDER BY p.pubname), '[]') \
               FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE r.prrelid = c.oid), \
-           'views', (SELECT coalesce(json_agg(json_build_object( \
-                'schema', vn.nspname, 'name', v.relname, \
-                'owner', pg_get_userbyid(v.relowner), 'owner_is_ours', pg_has_role(v.relowner, 'USAGE'), \
-                'options', coalesce(to_json(v.reloptions), '[]'), 'definition', pg_get_viewdef(v.oid), \
-                'has_row_type', EXISTS (SELECT FROM pg_attribute a JOIN pg_type t ON t.oid = c.reltype \
-                     WHERE a.attrelid = v.oid AND a.atttypid IN (t.oid, t.typarray))) ORDER BY v.oid), '[]') \
-              FROM pg_class v JOIN pg_namespace vn ON vn.oid = v.relnamespace \
-              WHERE v.relkind = 'v' AND EXISTS (SELECT FROM pg_rewrite w JOIN pg_depend d \
-                ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_class'::regclass \
-                WHERE w.ev_class = v.oid AND d.refobjid = c.oid)), \
            'sequences', (SELECT coalesce(json_agg(json_build_object( \
                 'schema', sn.nspname, 'name', s.relname, 'column', a.attname, 'type_name', format_type(q.seqtypid, NULL), \
                 'identity', d.deptype = 'i', 'ascending', q.seqincrement > 0, \
@@ -383,8 +436,8 @@ pub(super) async fn read(client: &Client, table: &TableName) -> Result<Option<At
     Ok(Some(attributes))
 }
 
-/// SQL for a hash that changes with every DDL, GRANT and COMMENT on a table, and not with writes, vacuum or analyze:
-/// the transactions that last wrote the catalogue rows of the table and what is attached to it.
+/// SQL for a hash that changes with every DDL, GRANT and COMMENT on a table and on what is attached or bound to it, and
+/// not with writes, vacuum, analyze or a refresh: the transactions that last wrote their catalogue rows.
 pub(super) fn fingerprint_sql(oid: u32) -> String {
     let of = |class: &str, condition: &str| {
         format!(
@@ -392,52 +445,71 @@ pub(super) fn fingerprint_sql(oid: u32) -> String {
             quote_literal(class)
         )
     };
-    let family = format!(
+    let bound = |class: &str| format!("(SELECT objid FROM bound WHERE classid = 'pg_catalog.{class}'::regclass)");
+    // A refresh rewrites the `pg_class` rows of a materialized view and its indexes, so only what it keeps counts.
+    let kept = |condition: &str| {
+        format!(
+            "SELECT 'kept/' || pg_catalog.concat_ws('/', oid, relname, relnamespace, relowner, relacl, reloptions) \
+             FROM pg_catalog.pg_class WHERE {condition}"
+        )
+    };
+    let family = "(SELECT oid FROM relations UNION ALL \
+          SELECT x.indexrelid FROM pg_catalog.pg_index x JOIN relations r ON r.oid = x.indrelid UNION ALL \
+          SELECT d.objid FROM pg_catalog.pg_depend d JOIN relations r ON r.oid = d.refobjid \
+            WHERE d.refclassid = 'pg_catalog.pg_class'::regclass AND d.classid = 'pg_catalog.pg_class'::regclass \
+              AND d.deptype IN ('a', 'i'))";
+    let own = format!(
         "(SELECT {oid}::oid UNION ALL SELECT indexrelid FROM pg_catalog.pg_index WHERE indrelid = {oid} \
           UNION ALL SELECT objid FROM pg_catalog.pg_depend WHERE refclassid = 'pg_catalog.pg_class'::regclass \
             AND refobjid = {oid} AND classid = 'pg_catalog.pg_class'::regclass AND deptype IN ('a', 'i'))"
     );
-    let views = format!(
-        "(SELECT w.ev_class FROM pg_catalog.pg_rewrite w JOIN pg_catalog.pg_depend d \
-            ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.objid = w.oid \
-          WHERE d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = {oid})"
-    );
-    let described = format!(
-        "(SELECT f FROM {family} f(f) UNION ALL SELECT oid FROM pg_catalog.pg_constraint WHERE conrelid = {oid} \
-          UNION ALL SELECT oid FROM pg_catalog.pg_trigger WHERE tgrelid = {oid} \
-          UNION ALL SELECT oid FROM pg_catalog.pg_policy WHERE polrelid = {oid} \
-          UNION ALL SELECT oid FROM pg_catalog.pg_rewrite WHERE ev_class = {oid} \
-          UNION ALL SELECT oid FROM pg_catalog.pg_statistic_ext WHERE stxrelid = {oid})"
+    let rules = bound("pg_rewrite");
+    let owners = format!("(SELECT ev_class FROM pg_catalog.pg_rewrite WHERE oid IN {rules})");
+    let constraints =
+        "(SELECT k.oid FROM pg_catalog.pg_constraint k JOIN relations r ON r.oid IN (k.conrelid, k.confrelid))";
+    let (policies, functions) = (bound("pg_policy"), bound("pg_proc"));
+    let statistics = bound("pg_statistic_ext");
+    let triggers = "(SELECT t.oid FROM pg_catalog.pg_trigger t JOIN relations r ON r.oid = t.tgrelid)";
+    let others = format!(
+        "oid IN (SELECT conrelid FROM pg_catalog.pg_constraint WHERE oid IN {constraints}) \
+         OR oid IN (SELECT polrelid FROM pg_catalog.pg_policy WHERE oid IN {policies}) OR oid IN {owners}"
     );
     let facts = [
-        of("pg_class", &format!("oid IN {family} OR oid IN {views}")),
+        of("pg_class", &format!("oid IN {own} OR relkind = 'v' AND oid IN {owners}")),
+        kept(&format!("oid IN {family} OR {others}")),
         format!(
             "SELECT 'pg_attribute/' || attrelid::text || '.' || attnum::text || ':' || xmin::text FROM pg_catalog.pg_attribute WHERE attrelid IN {family}"
         ),
         of("pg_attrdef", &format!("adrelid = {oid}")),
-        of("pg_constraint", &format!("conrelid = {oid} OR confrelid = {oid}")),
-        of("pg_trigger", &format!("tgrelid = {oid}")),
-        of("pg_policy", &format!("polrelid = {oid}")),
-        of("pg_rewrite", &format!("ev_class = {oid} OR ev_class IN {views}")),
-        of("pg_statistic_ext", &format!("stxrelid = {oid}")),
+        of("pg_constraint", &format!("oid IN {constraints}")),
+        of("pg_trigger", &format!("oid IN {triggers} OR tgconstraint IN {constraints}")),
+        of("pg_policy", &format!("oid IN {policies}")),
+        of("pg_rewrite", &format!("oid IN {rules} OR ev_class = {oid}")),
+        of("pg_statistic_ext", &format!("oid IN {statistics}")),
+        of("pg_proc", &format!("oid IN {functions}")),
         of("pg_publication_rel", &format!("prrelid = {oid}")),
         format!(
-            "SELECT 'pg_sequence/' || seqrelid::text || ':' || xmin::text FROM pg_catalog.pg_sequence WHERE seqrelid IN {family}"
+            "SELECT 'pg_sequence/' || seqrelid::text || ':' || xmin::text FROM pg_catalog.pg_sequence WHERE seqrelid IN {own}"
         ),
         format!(
             "SELECT 'pg_inherits/' || inhrelid::text || ':' || xmin::text FROM pg_catalog.pg_inherits WHERE inhparent = {oid} OR inhrelid = {oid}"
         ),
         format!(
-            "SELECT 'pg_description/' || objoid::text || '.' || objsubid::text || ':' || xmin::text FROM pg_catalog.pg_description WHERE objoid IN {described}"
+            "SELECT 'pg_description/' || objoid::text || '.' || objsubid::text || ':' || xmin::text FROM pg_catalog.pg_description \
+             WHERE objoid IN {family} OR objoid IN {constraints} OR objoid IN {triggers} OR objoid IN {policies} \
+               OR objoid IN {rules} OR objoid IN {statistics} OR objoid IN {functions} OR objoid IN {owners}"
         ),
-        format!(
-            "SELECT 'pg_depend/' || classid::text || '.' || objid::text || ':' || xmin::text FROM pg_catalog.pg_depend \
-             WHERE refclassid = 'pg_catalog.pg_class'::regclass AND refobjid = {oid} \
-                OR refclassid = 'pg_catalog.pg_type'::regclass AND refobjid = (SELECT reltype FROM pg_catalog.pg_class WHERE oid = {oid})"
-        ),
+        "SELECT 'pg_depend/' || d.classid::text || '.' || d.objid::text || ':' || d.xmin::text FROM relations r \
+           JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = r.oid \
+           WHERE d.deptype <> 'i'"
+            .to_owned(),
+        "SELECT 'pg_depend/' || d.classid::text || '.' || d.objid::text || ':' || d.xmin::text FROM types t \
+           JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_type'::regclass AND d.refobjid = t.oid"
+            .to_owned(),
     ];
     format!(
-        "SELECT pg_catalog.md5(pg_catalog.string_agg(fact, ',' ORDER BY fact COLLATE \"C\")) FROM ({}) facts",
+        "{} SELECT pg_catalog.md5(pg_catalog.string_agg(fact, ',' ORDER BY fact COLLATE \"C\")) FROM ({}) facts",
+        bound_sql(&oid.to_string()),
         facts.join(" UNION ALL ")
     )
 }

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use tokio_postgres::Client;
 
-use crate::pg::quote_ident;
+use crate::pg::{quote_ident, quote_literal, quote_table};
 use crate::schema::TableName;
 
 use super::attributes::{self, Attributes};
@@ -16,8 +17,11 @@ use super::options::TargetOptions;
 const TOOL: &str = "racealpha backup";
 /// The longest name that Postgres keeps (`NAMEDATALEN - 1`).
 const NAME_BYTES_MAX: usize = 63;
-/// What names of a backup's indexes and sequences begin with: they share a schema with live's.
+/// What names of a backup's indexes and sequences begin with: they share a schema with live's, and with those of other
+/// backups, so digits of the run's hash follow.
 const PREFIX: &str = "_bk_";
+/// Bytes of that hash, which become two digits each.
+const HASH_BYTES: usize = 3;
 
 /// The comment on a backup: written in the swap's transaction, so it is there exactly when the backup is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -35,6 +39,12 @@ pub(super) struct Marker {
     pub(super) names: BTreeMap<String, String>,
     /// `serial` columns whose default the swap took away, with the sequence.
     pub(super) serials: BTreeMap<String, TableName>,
+    /// Foreign keys of other tables that held before the swap and are still to be validated after it.
+    #[serde(default)]
+    pub(super) to_validate: Vec<(TableName, String)>,
+    /// Whether it is a copy that a merge made, and not the former live table itself.
+    #[serde(default)]
+    pub(super) merged: bool,
 }
 
 impl Marker {
@@ -48,6 +58,8 @@ impl Marker {
             replaced_by,
             names: BTreeMap::new(),
             serials: BTreeMap::new(),
+            to_validate: Vec::new(),
+            merged: false,
         }
     }
 
@@ -57,18 +69,27 @@ impl Marker {
         (marker.tool == TOOL && marker.table == *table).then_some(marker)
     }
 
+    /// The statement that writes the marker.
+    pub(super) fn comment_on(&self, backup: &TableName) -> String {
+        let text = serde_json::to_string(self).unwrap_or_default();
+        format!("COMMENT ON TABLE {} IS {}", quote_table(backup), quote_literal(&text))
+    }
+
     /// A name for an index or sequence of the backup: unique as the original is, and never too long.
     pub(super) fn backup_name(&mut self, original: &str) -> String {
-        let mut name = format!("{PREFIX}{original}");
+        let digest = Sha256::digest(&self.run);
+        let hash: String = digest.iter().take(HASH_BYTES).map(|byte| format!("{byte:02x}")).collect();
+        let prefix = format!("{PREFIX}{hash}_");
+        let mut name = format!("{prefix}{original}");
         let mut number = 0;
         while name.len() > NAME_BYTES_MAX || self.names.contains_key(&name) {
             number += 1;
             let suffix = format!("_{number}");
             let mut stem = original.to_owned();
-            while PREFIX.len() + stem.len() + suffix.len() > NAME_BYTES_MAX {
+            while prefix.len() + stem.len() + suffix.len() > NAME_BYTES_MAX {
                 stem.pop();
             }
-            name = format!("{PREFIX}{stem}{suffix}");
+            name = format!("{prefix}{stem}{suffix}");
         }
         self.names.insert(name.clone(), original.to_owned());
         name

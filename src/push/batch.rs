@@ -7,7 +7,10 @@ use crate::schema::TableName;
 
 use super::attributes::{Attributes, OwnedSequence, fingerprint_sql};
 use super::backup::{Marker, rename_sql};
+use super::generations::Generations;
+use super::materialized_views;
 use super::options::TargetOptions;
+use super::rebind;
 use super::session::LockKey;
 use super::staging;
 
@@ -41,8 +44,8 @@ pub(super) enum Candidate<'a> {
     Staging {
         /// Where it is.
         table: TableName,
-        /// The backup that makes room.
-        old_backup: Option<&'a Attributes>,
+        /// The backups that make room.
+        backups: &'a Generations,
     },
     /// The backup itself: a rollback.
     Backup {
@@ -104,10 +107,14 @@ impl Swap<'_> {
         };
         same(&self.options.table, self.live.map(|live| live.oid));
         match &self.candidate {
-            Candidate::Staging { table, old_backup } => {
+            Candidate::Staging { table, backups } => {
                 same(table, Some(self.candidate_oid));
                 if self.live.is_some() {
-                    same(&self.options.backup_table(), old_backup.map(|backup| backup.oid));
+                    let newest = backups.tables().next().filter(|(name, _)| **name == self.options.backup_table());
+                    same(&self.options.backup_table(), newest.map(|(_, oid)| oid));
+                    for (backup, oid) in backups.tables() {
+                        same(backup, Some(oid));
+                    }
                 }
             }
             Candidate::Backup { attributes, .. } => same(&self.options.backup_table(), Some(attributes.oid)),
@@ -125,15 +132,11 @@ impl Swap<'_> {
             quote_literal(&format!("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE", quote_table(table)))
         };
         let mut statements = Vec::new();
-        // Others reach the table through its views, so views come first, the outer ones before those they read. The
-        // statement changes nothing; `LOCK TABLE` would lock what is beneath a view too.
-        for view in self.live.iter().flat_map(|live| live.views.iter().rev()) {
-            let (name, owner) = (quote_table(&view.table_name()), quote_ident(&view.owner));
-            statements.push(quote_literal(&format!("ALTER VIEW {name} OWNER TO {owner}")));
-        }
+        let dependents = self.live.iter().flat_map(|live| live.dependents.locks());
+        statements.extend(dependents.map(|relation| quote_literal(&relation.lock())));
         match &self.candidate {
-            Candidate::Staging { old_backup: Some(_), .. } if self.live.is_some() => {
-                statements.push(lock(&self.options.backup_table()));
+            Candidate::Staging { backups, .. } if self.live.is_some() => {
+                statements.extend(backups.tables().map(|(backup, _)| lock(backup)));
             }
             Candidate::Staging { .. } => {}
             Candidate::Backup { .. } => statements.push(lock(&self.options.backup_table())),
@@ -160,16 +163,11 @@ impl Swap<'_> {
     }
 
     fn body(&self) -> Vec<String> {
-        let mut sql = Vec::new();
+        let mut sql = self.live.map(|live| rebind::drop_functions(&live.dependents)).unwrap_or_default();
         let (schema, name) = (self.options.table.schema(), self.options.table.name());
-        let run_schema = quote_ident(self.run_schema);
         match &self.candidate {
-            Candidate::Staging { old_backup: Some(backup), .. } if self.live.is_some() => {
-                sql.push(format!("ALTER TABLE {} SET SCHEMA {run_schema}", quote_table(&self.options.backup_table())));
-                sql.extend(backup.statistics.iter().map(|statistics| {
-                    let name = quote_table(&TableName::new(statistics.schema.as_str(), statistics.name.as_str()));
-                    format!("ALTER STATISTICS {name} SET SCHEMA {run_schema}")
-                }));
+            Candidate::Staging { backups, .. } if self.live.is_some() => {
+                sql.extend(backups.make_room(self.options, self.run_schema));
             }
             Candidate::Staging { .. } => {}
             Candidate::Backup { attributes, marker } => sql.extend(self.bring_back(attributes, marker)),
@@ -194,6 +192,9 @@ impl Swap<'_> {
         }
         for trigger in &backup.triggers {
             sql.push(format!("DROP TRIGGER {} ON {}", quote_ident(&trigger.name), quote_table(&from)));
+        }
+        for rule in backup.dependents.rules.iter().filter(|rule| rule.own) {
+            sql.push(format!("DROP RULE {} ON {}", quote_ident(&rule.name), quote_table(&from)));
         }
         sql.push(format!("ALTER TABLE {} SET SCHEMA {}", quote_table(&from), quote_ident(self.run_schema)));
         sql.push(format!("ALTER TABLE {} RENAME TO {}", quote_table(&moved), quote_ident(self.options.table.name())));
@@ -243,11 +244,10 @@ impl Swap<'_> {
             let name = marker.backup_name(&statistics.name);
             sql.push(rename_sql("STATISTICS", schema, &statistics.name, &name));
         }
+        marker.to_validate = rebind::to_validate(&live.dependents);
         sql.push(staging::revoke_all_but_owner("TABLE", "r", &backup));
-        sql.push(format!(
-            "ALTER TABLE {backup} ENABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY;COMMENT ON TABLE {backup} IS {}",
-            quote_literal(&serde_json::to_string(&marker).unwrap_or_default())
-        ));
+        sql.push(format!("ALTER TABLE {backup} ENABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY"));
+        sql.push(marker.comment_on(&self.options.backup_table()));
         sql
     }
 
@@ -278,13 +278,18 @@ impl Swap<'_> {
                 sql.push(format!("ALTER TABLE {name} ALTER COLUMN {column} SET DEFAULT {default}"));
             }
         }
+        // Before the policies, which may read them.
+        sql.extend(materialized_views::exchange(self.run_schema, live));
         for policy in &live.policies {
             sql.extend(staging::policy(table, policy));
         }
         for trigger in &live.triggers {
             sql.extend(staging::trigger(table, trigger));
         }
-        sql.extend(live.views.iter().map(staging::view));
+        sql.extend(rebind::own_rules(&live.dependents));
+        sql.extend(rebind::bind(&live.dependents));
+        sql.extend(materialized_views::drop_former(live));
+        sql.extend(rebind::create_functions(&live.dependents));
         for publication in &live.publications {
             sql.extend(staging::publication(table, &self.options.backup_table(), publication));
         }
@@ -321,7 +326,7 @@ impl Swap<'_> {
 impl SequencePosition {
     /// Positions the sequence at the furthest of where it is, where live's former one is, and the values in the table.
     /// A `serial` column's sequence stays, so it has no former one.
-    fn setval(&self, schema: &str, former: Option<&str>) -> String {
+    pub(super) fn setval(&self, schema: &str, former: Option<&str>) -> String {
         let sequence = match former {
             Some(_) => quote_table(&TableName::new(schema, self.sequence.name.as_str())),
             None => quote_table(&self.sequence.table_name()),

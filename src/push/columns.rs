@@ -6,12 +6,13 @@ use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use serde::Serialize;
 
 use crate::columnar::{EncodePlanError, PushPolicy, RowEncoder, is_interval};
-use crate::pg::{quote_ident, quote_table};
+use crate::pg::{quote_ident, quote_literal, quote_table};
 use crate::schema::{ColumnSchema, NO_TYPMOD, PgType, TableName, TypeRef};
 
-use super::attributes::Attributes;
+use super::attributes::{Attributes, ColumnAttributes};
 use super::error::Blocker;
 use super::options::{MissingColumns, NewColumns, TargetOptions};
+use super::tally::ColumnTally;
 
 /// How the dataset's columns and the table's go together.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -26,6 +27,8 @@ pub struct ColumnMatch {
     pub filled_by_server: Vec<String>,
     /// Table columns that the dataset lacks and that will be null in every row.
     pub left_null: Vec<String>,
+    /// Table columns that the dataset lacks and whose rows keep the value they have, found by the key.
+    pub kept: Vec<String>,
     /// Columns that are loaded as text and cast by the server, because their types have no form of bytes that this
     /// program knows.
     pub cast_by_server: Vec<String>,
@@ -35,6 +38,18 @@ pub struct ColumnMatch {
     /// What the configuration says about values that do not fit, by target column.
     #[serde(skip)]
     policies: BTreeMap<String, PushPolicy>,
+    /// What the kept columns are in rows that are new.
+    #[serde(skip)]
+    new_values: Vec<NewValue>,
+}
+
+/// What a kept column is in a row that is new.
+#[derive(Debug, Clone)]
+enum NewValue {
+    /// The column's default, or null.
+    Default(String),
+    /// The next number of the column's identity.
+    Identity,
 }
 
 impl ColumnMatch {
@@ -62,27 +77,14 @@ impl ColumnMatch {
             }
         }
         for column in &live.columns {
-            if dataset.field_with_name(&column.name).is_ok() {
-                continue;
-            }
-            if column.default.is_some() || column.identity || column.generated {
-                found.filled_by_server.push(column.name.clone());
-            } else if column.not_null {
-                blockers.push(Blocker {
-                    object: format!("column {}", column.name),
-                    why: "it is not null, has no default, and the dataset lacks it".to_owned(),
-                    alternative: "add it to the dataset, or give it a default".to_owned(),
-                });
-            } else if options.missing_columns == MissingColumns::Null {
-                found.left_null.push(column.name.clone());
-            } else {
-                blockers.push(Blocker {
-                    object: format!("column {}", column.name),
-                    why: "the dataset lacks it, so it would be null in every row".to_owned(),
-                    alternative: "add it to the dataset, give it a default, or allow missing columns".to_owned(),
-                });
+            if dataset.field_with_name(&column.name).is_err() {
+                blockers.extend(found.place_missing(options, column));
             }
         }
+        if !found.kept.is_empty() {
+            blockers.extend(found.missing_key(&options.key));
+        }
+        blockers.extend(found.unknown_settings(options, live));
         blockers.extend(found.refused_pairs(dataset));
         if found.load.is_empty() {
             blockers.push(Blocker {
@@ -138,6 +140,66 @@ impl ColumnMatch {
         }
     }
 
+    /// Decides about a live column that the dataset lacks.
+    fn place_missing(&mut self, options: &TargetOptions, column: &ColumnAttributes) -> Option<Blocker> {
+        let asked = options.missing.get(&column.name).copied();
+        let filled = column.default.is_some() || column.identity;
+        let keep = asked.unwrap_or(options.missing_columns) == MissingColumns::Keep;
+        let object = format!("column {}", column.name);
+        if column.generated || filled && !keep {
+            self.filled_by_server.push(column.name.clone());
+        } else if keep {
+            self.kept.push(column.name.clone());
+            self.new_values.push(match &column.default {
+                _ if column.identity => NewValue::Identity,
+                default => NewValue::Default(default.clone().unwrap_or_else(|| "NULL".to_owned())),
+            });
+        } else if column.not_null {
+            return Some(Blocker {
+                object,
+                why: "it is not null, has no default, and the dataset lacks it".to_owned(),
+                alternative: "add it to the dataset, or give it a default".to_owned(),
+            });
+        } else if asked.unwrap_or(options.missing_columns) == MissingColumns::Null {
+            self.left_null.push(column.name.clone());
+        } else {
+            return Some(Blocker {
+                object,
+                why: "the dataset lacks it, so it would be null in every row".to_owned(),
+                alternative: "add it to the dataset, give it a default, or let missing columns be null or keep"
+                    .to_owned(),
+            });
+        }
+        None
+    }
+
+    /// Key columns that are not loaded, without which no row can be found.
+    pub(super) fn missing_key(&self, key: &[String]) -> Vec<Blocker> {
+        let missing =
+            key.iter().filter(|key| !self.matched.contains(key) || self.added.iter().any(|(name, _)| name == *key));
+        missing
+            .map(|key| Blocker {
+                object: format!("column {key}"),
+                why: "it is part of the key, and dataset and table do not both have it".to_owned(),
+                alternative: "name key columns that both have".to_owned(),
+            })
+            .collect()
+    }
+
+    /// Settings for columns that the table does not have.
+    fn unknown_settings(&self, options: &TargetOptions, live: &Attributes) -> Vec<Blocker> {
+        let known = |name: &String| live.columns.iter().any(|column| column.name == *name);
+        let named = options.missing.keys().chain(&options.merge.ignore_columns);
+        named
+            .filter(|name| !known(name) && !self.matched.contains(name))
+            .map(|name| Blocker {
+                object: format!("column {name}"),
+                why: format!("a setting names it, and {} does not have it", options.table),
+                alternative: "correct the target's settings".to_owned(),
+            })
+            .collect()
+    }
+
     fn refused_pairs(&self, dataset: &Schema) -> Vec<Blocker> {
         let Err(EncodePlanError::Pairs(pairs)) = self.encoder(dataset) else { return Vec::new() };
         pairs
@@ -154,6 +216,11 @@ impl ColumnMatch {
     pub(super) fn encoder(&self, dataset: &Schema) -> Result<RowEncoder, EncodePlanError> {
         let (indices, columns): (Vec<usize>, Vec<ColumnSchema>) = self.load.iter().cloned().unzip();
         RowEncoder::with_columns(dataset, &indices, &columns, &self.policies)
+    }
+
+    /// Empty tallies of what is loaded.
+    pub(super) fn tallies(&self) -> Vec<ColumnTally> {
+        self.load.iter().map(|(_, column)| ColumnTally::new(column, !self.is_cast(column))).collect()
     }
 
     /// The statement that starts the load.
@@ -175,15 +242,48 @@ impl ColumnMatch {
         format!("CREATE TABLE {} ({}) WITH (autovacuum_enabled = off)", quote_table(raw), columns.join(", "))
     }
 
-    /// Moves what was loaded into the staging table, and casts what is text so far.
-    pub(super) fn cast_statement(&self, raw: &TableName, staging: &TableName) -> String {
+    /// Whether rows have to pass through a table of their own before they are what the staging table holds.
+    pub(super) fn needs_raw(&self) -> bool {
+        !self.cast_by_server.is_empty() || !self.kept.is_empty()
+    }
+
+    /// Moves what was loaded into the staging table, casts what is text so far, and takes kept values from the live
+    /// table's row with the same key.
+    pub(super) fn fill_statement(&self, raw: &TableName, staging: &TableName, options: &TargetOptions) -> String {
         let names: Vec<String> = self.load.iter().map(|(_, column)| quote_ident(&column.name)).collect();
+        let casts: Vec<String> =
+            self.cast_values().iter().zip(&names).map(|(value, name)| format!("{value} AS {name}")).collect();
+        let loaded = format!("(SELECT {} FROM {}) AS new", casts.join(", "), quote_table(raw));
+        if self.kept.is_empty() {
+            let names = names.join(", ");
+            return format!(
+                "INSERT INTO {} ({names}) OVERRIDING SYSTEM VALUE SELECT {names} FROM {loaded}",
+                quote_table(staging)
+            );
+        }
+        let kept = self.kept.iter().map(|name| quote_ident(name));
+        let into: Vec<String> = names.iter().cloned().chain(kept).collect();
+        let values = names.iter().map(|name| format!("new.{name}"));
+        let kept = self.kept.iter().zip(&self.new_values).map(|(name, new)| {
+            let new = match new {
+                NewValue::Default(default) => default.clone(),
+                NewValue::Identity => format!(
+                    "pg_catalog.nextval(pg_catalog.pg_get_serial_sequence({}, {})::pg_catalog.regclass)",
+                    quote_literal(&quote_table(staging)),
+                    quote_literal(name)
+                ),
+            };
+            format!("CASE WHEN live.ctid IS NULL THEN {new} ELSE live.{} END", quote_ident(name))
+        });
+        let values: Vec<String> = values.chain(kept).collect();
+        let key = options.key.iter().map(|key| quote_ident(key)).map(|key| format!("live.{key} = new.{key}"));
         format!(
-            "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {}",
+            "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {loaded} LEFT JOIN {} AS live ON {}",
             quote_table(staging),
-            names.join(", "),
-            self.cast_values().join(", "),
-            quote_table(raw)
+            into.join(", "),
+            values.join(", "),
+            quote_table(&options.table),
+            key.collect::<Vec<_>>().join(" AND ")
         )
     }
 

@@ -1,7 +1,8 @@
 //! Record batches into the staging table, through one COPY BINARY stream.
 
+use std::collections::BTreeMap;
 use std::pin::pin;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
@@ -18,6 +19,7 @@ use crate::wire::{COPY_HEADER, COPY_TRAILER};
 use super::columns::ColumnMatch;
 use super::error::{BoxError, PushError};
 use super::options::TargetOptions;
+use super::tally::{self, ColumnTally};
 
 /// Bytes sent in one message, about: large enough that the cost per message disappears, small enough to stay in the
 /// cache between encoder and socket.
@@ -26,8 +28,6 @@ const MESSAGE_BYTES: usize = 512 << 10;
 const FIRST_ROWS: usize = 256;
 /// Rows encoded at once at most.
 const ROWS_MAX: usize = 16 << 10;
-/// A server that takes nothing for this long has gone, or hangs.
-const STALL_MAX: Duration = Duration::from_secs(120);
 
 /// The finished dataset: what a push puts in place of the live table.
 #[derive(Debug)]
@@ -47,6 +47,10 @@ pub(super) struct Loaded {
     pub(super) bytes: u64,
     /// Nulls sent, by column in the order of the load.
     pub(super) nulls: Vec<u64>,
+    /// What was sent, by column in the order of the load.
+    pub(super) tallies: Vec<ColumnTally>,
+    /// Values that became null because they did not fit, by column.
+    pub(super) nulled: BTreeMap<String, u64>,
     pub(super) seconds: f64,
 }
 
@@ -70,6 +74,7 @@ where
     let mut sink = pin!(client.copy_in::<_, Bytes>(&columns.copy_statement(into)).await.map_err(failed)?);
     let mut buffer = BytesMut::from(COPY_HEADER.as_slice());
     let mut bytes = 0;
+    let mut tallies = columns.tallies();
     let mut batches = pin!(dataset.batches);
     let mut rows_at_once = FIRST_ROWS;
     while let Some(batch) = batches.next().await {
@@ -79,13 +84,14 @@ where
             let slice = batch.slice(done, rows_at_once.min(batch.num_rows() - done));
             let before = buffer.len();
             encoder.encode(&slice, &mut buffer).map_err(|error| refused(options, &dataset.schema, &slice, error))?;
+            tally::add_tuples(&mut tallies, buffer.get(before..).unwrap_or_default());
             done += slice.num_rows();
             let added = buffer.len() - before;
             rows_at_once = (MESSAGE_BYTES * slice.num_rows() / added.max(1)).clamp(1, ROWS_MAX);
             work.add(to_u64(slice.num_rows()), to_u64(added));
             if buffer.len() >= MESSAGE_BYTES / 2 {
                 bytes += to_u64(buffer.len());
-                send(sink.feed(buffer.split().freeze()), table).await?;
+                within(options, sink.feed(buffer.split().freeze())).await?;
             }
         }
     }
@@ -95,23 +101,31 @@ where
     }
     buffer.extend_from_slice(&COPY_TRAILER);
     bytes += to_u64(buffer.len());
-    send(sink.feed(buffer.freeze()), table).await?;
-    let rows = sink.as_mut().finish().await.map_err(failed)?;
+    within(options, sink.feed(buffer.freeze())).await?;
+    let rows = within(options, sink.as_mut().finish()).await?;
     if rows != encoder.rows() {
         let what = format!("the server counted {rows} rows of {}", encoder.rows());
         return Err(PushError::Verify { table: table.clone(), what });
     }
-    Ok(Loaded { rows, bytes, nulls: encoder.null_counts().collect(), seconds: started.elapsed().as_secs_f64() })
+    let nulled = encoder.nulled().map(|(name, count)| (name.to_owned(), count)).collect();
+    Ok(Loaded {
+        rows,
+        bytes,
+        nulls: encoder.null_counts().collect(),
+        tallies,
+        nulled,
+        seconds: started.elapsed().as_secs_f64(),
+    })
 }
 
-/// Waits until a message is taken; a server that takes none for long is given up.
-async fn send(
-    feed: impl Future<Output = Result<(), tokio_postgres::Error>>,
-    table: &TableName,
-) -> Result<(), PushError> {
-    let step = "load the staging table";
-    match tokio::time::timeout(STALL_MAX, feed).await {
-        Ok(sent) => sent.map_err(|source| PushError::at(step, table, source)),
+/// Waits until a message is taken or answered, and gives up a server that is silent for too long.
+async fn within<T>(
+    options: &TargetOptions,
+    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, PushError> {
+    let (step, table) = ("load the staging table", &options.table);
+    match tokio::time::timeout(options.silence_max, work).await {
+        Ok(done) => done.map_err(|source| PushError::at(step, table, source)),
         Err(_) => Err(PushError::Lost { step, table: table.clone(), source: None }),
     }
 }

@@ -44,7 +44,9 @@ pub enum PushError {
         blockers: Vec<Blocker>,
     },
     /// Another push or rollback of the same table is under way.
-    #[error("{by} is already pushing to {table}, since {since}")]
+    #[error(
+        "{by} is already pushing to {table}, since {since}; wait for it, or end that session if its process is gone"
+    )]
     Locked {
         /// The live table.
         table: TableName,
@@ -113,6 +115,35 @@ pub enum PushError {
         /// What differs.
         what: String,
     },
+    /// Rows of another table refer to keys that the new table lacks.
+    #[error(
+        "rows of {child} refer to keys that the new {table} lacks (constraint {constraint}): {}; keep those rows in the \
+         dataset, or change the rows that refer to them; nothing was changed", .keys.join("; ")
+    )]
+    Orphans {
+        /// The live table.
+        table: TableName,
+        /// The table whose rows refer to it.
+        child: TableName,
+        /// Its foreign key.
+        constraint: String,
+        /// The first of the keys.
+        keys: Vec<String>,
+    },
+    /// So few rows that something must have gone wrong before the push.
+    #[error(
+        "the dataset has {rows} rows and {table} has {live}; a push needs {least} at least, unless it is forced or min_rows_of_live says otherwise"
+    )]
+    TooFewRows {
+        /// The live table.
+        table: TableName,
+        /// Rows of the dataset.
+        rows: u64,
+        /// Rows of the live table.
+        live: u64,
+        /// The least that is allowed.
+        least: u64,
+    },
     /// The server refused a statement.
     #[error("the server refused to {step} for {table}; the live table is as it was")]
     ServerRefused {
@@ -143,7 +174,8 @@ pub enum PushError {
     },
     /// The connection ended during the swap or the commit, and the server could not be asked whether it happened.
     #[error(
-        "lost the connection while {table} was being changed and cannot tell whether it happened; push again to find out"
+        "lost the connection while {table} was being changed and cannot tell whether it happened; `racealpha status` or \
+         the next push finds out"
     )]
     OutcomeUnknown {
         /// The live table.
@@ -173,8 +205,11 @@ pub enum PushError {
         /// What the guard found.
         what: String,
     },
-    /// The lock could not be had within the time allowed.
-    #[error("loaded but could not lock {table} for the swap in {attempts} attempts over {seconds} s{}", held_by(.blockers))]
+    /// The lock could not be had within the time allowed. What was loaded stays, so that a resumed push can swap it in.
+    #[error(
+        "loaded but could not lock {table} for the swap in {attempts} attempts over {seconds} s{}; the loaded table is \
+         kept, and `racealpha push --resume` swaps it in", held_by(.blockers)
+    )]
     SwapTimedOut {
         /// The live table.
         table: TableName,
@@ -184,6 +219,22 @@ pub enum PushError {
         seconds: u64,
         /// Who held the lock, as last seen.
         blockers: Vec<String>,
+    },
+    /// What earlier pushes left could not be looked at.
+    #[error("cannot look for what earlier pushes left on {server}")]
+    Leftovers {
+        /// `user@host:port/database`.
+        server: String,
+        /// The server's message.
+        source: tokio_postgres::Error,
+    },
+    /// There is no loaded table to go on with.
+    #[error("cannot resume the push to {table}: {why}")]
+    NothingToResume {
+        /// The live table.
+        table: TableName,
+        /// Why not.
+        why: String,
     },
     /// There is nothing to roll back to.
     #[error("there is no backup {backup} of {table} to roll back to")]

@@ -3,6 +3,7 @@
 //! For tables that other programs own and write, such as an application's list of entities: they are never replaced,
 //! so there is no staging table in their place, no backup and no rollback.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use arrow::datatypes::Schema;
@@ -21,6 +22,7 @@ use super::backup;
 use super::columns::ColumnMatch;
 use super::copy_in::{self, Dataset, Loaded};
 use super::error::{Blocker, BoxError, PushError};
+use super::key_index::UNIQUE_INDEX;
 use super::live_views::ViewsReport;
 use super::options::{MissingColumns, NewColumns, TargetOptions};
 use super::plan::{PushMode, PushPlan};
@@ -163,7 +165,7 @@ pub(super) async fn plan(client: &Client, options: &TargetOptions, dataset: &Sch
         let (columns, mismatches) = ColumnMatch::with_table(&column_options(options), dataset, live);
         blockers.extend(of_the_table(client, options, live).await?);
         blockers.extend(mismatches);
-        blockers.extend(missing_key(options, &columns));
+        blockers.extend(columns.missing_key(&options.key));
         columns
     } else {
         blockers.push(blocker(table, "it does not exist, and mode insert_missing creates no table", "create it"));
@@ -197,7 +199,7 @@ fn column_options(options: &TargetOptions) -> TargetOptions {
         NewColumns::Add => NewColumns::Error,
         other => other,
     };
-    TargetOptions { new_columns, missing_columns: MissingColumns::Null, ..options.clone() }
+    TargetOptions { new_columns, missing_columns: MissingColumns::Null, missing: BTreeMap::new(), ..options.clone() }
 }
 
 fn blocker(object: impl std::fmt::Display, why: &str, alternative: &str) -> Blocker {
@@ -214,13 +216,12 @@ async fn of_the_table(client: &Client, options: &TargetOptions, live: &Attribute
     key.sort_unstable();
     let row = client
         .query_one(
-            "SELECT has_table_privilege($1::oid, 'SELECT') AND has_table_privilege($1::oid, 'INSERT'), \
+            &format!(
+                "SELECT has_table_privilege($1::oid, 'SELECT') AND has_table_privilege($1::oid, 'INSERT'), \
                     has_database_privilege(current_database(), 'TEMPORARY'), row_security_active($1::oid), \
-                    EXISTS (SELECT FROM pg_index i WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid \
-                            AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL \
-                            AND (SELECT array_agg(a.attname::text ORDER BY a.attname::text COLLATE \"C\") FROM pg_attribute a \
-                                 WHERE a.attrelid = $1 AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])) = $2::text[]), \
-                    current_user::text, current_database()::text",
+                    {UNIQUE_INDEX}, \
+                    current_user::text, current_database()::text"
+            ),
             &[&live.oid, &key],
         )
         .await
@@ -251,15 +252,4 @@ async fn of_the_table(client: &Client, options: &TargetOptions, live: &Attribute
         blockers.push(blocker(table, &why, "create one, or correct the key in the pipeline file"));
     }
     Ok(blockers)
-}
-
-fn missing_key(options: &TargetOptions, columns: &ColumnMatch) -> Vec<Blocker> {
-    let missing = options.key.iter().filter(|key| !columns.matched.contains(key));
-    missing
-        .map(|key| Blocker {
-            object: format!("column {key}"),
-            why: "it is part of the key, and dataset and table do not both have it".to_owned(),
-            alternative: "name key columns that both have".to_owned(),
-        })
-        .collect()
 }

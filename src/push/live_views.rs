@@ -16,7 +16,8 @@ use crate::progress::{Progress, Step};
 use crate::schema::TableName;
 
 use super::error::{Blocker, PushError};
-use super::run_schema::{self, RunSchema};
+use super::orphans;
+use super::run_schema::RunSchema;
 use super::session::{self, LockKey};
 
 /// How long one attempt to put the views in place waits for readers, who wait behind it.
@@ -68,7 +69,7 @@ pub async fn update_views(
     let (session, _) = session::open(url, first, run_id).await?;
     let lock = LockKey::of(url, first);
     session::take_lock(&session, lock, first).await?;
-    run_schema::remove_orphans(&session, first).await?;
+    orphans::settle(&session, first, false).await?;
     let job = Job { session: &session, first, places: &places, sql: views.sql, progress };
     let schema = RunSchema::new(run_id, first);
     let updated = tokio::select! {

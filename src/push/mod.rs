@@ -21,36 +21,59 @@
 //! A target can also be one that other programs own and write ([`TargetMode::InsertMissing`]): then rows whose key it
 //! lacks are inserted in one transaction, and there is nothing to swap or to roll back.
 //!
-//! Absent on purpose: nothing here truncates the live table or changes a row of it, ends other people's sessions, or drops anything
+//! Where something attached to the table cannot be carried over, [`merge()`] changes only rows that differ, in one
+//! transaction that readers do not wait for; its backup is a copy, and a rollback merges it back.
+//!
+//! Absent on purpose: nothing here truncates the live table, ends other people's sessions, or drops anything
 //! with `CASCADE`.
 
+mod after;
 mod attributes;
 mod backup;
 mod batch;
 mod blockers;
+mod carried;
 mod columns;
 mod copy_in;
+mod dependents;
 mod error;
+mod foreign_keys;
+mod gc;
+mod generations;
 mod insert_missing;
+mod key_index;
 mod live_views;
+mod lock_retry;
+mod materialized_views;
+mod merge;
 mod options;
+mod orphans;
 mod plan;
+mod rebind;
 mod replace;
+mod resume;
 mod rollback;
 mod run_schema;
 mod session;
 mod staging;
 mod swap;
+mod tally;
 mod verify;
 
 pub use backup::{BackupStatus, TargetStatus, backup_status, target_status};
 pub use columns::ColumnMatch;
 pub use copy_in::Dataset;
 pub use error::{Blocker, BoxError, PushError};
+pub use gc::{Collected, RETENTION, collect_garbage, leftovers};
+pub use generations::{DropReport, backups, drop_backups};
 pub use insert_missing::{InsertReport, insert_missing};
 pub use live_views::{LiveViews, ViewsReport, update_views};
-pub use options::{MissingColumns, NewColumns, TargetMode, TargetOptions};
+pub use merge::{MergeCounts, MergeReport, choose, merge};
+pub use options::{MergeOptions, MissingColumns, NewColumns, TargetMode, TargetOptions};
+pub use orphans::{LeftAt, Leftover};
 pub use plan::{PushMode, PushPlan, plan};
 pub use replace::{BackupMade, PushReport, push};
+pub use resume::resume;
 pub use rollback::{RollbackReport, rollback};
 pub use swap::SwapReport;
+pub use verify::least_rows;

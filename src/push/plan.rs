@@ -8,11 +8,13 @@ use crate::pg::Session;
 use crate::schema::TableName;
 
 use super::attributes::{self, Attributes};
-use super::backup::{self, BackupStatus, Marker};
+use super::backup::{self, BackupStatus};
 use super::blockers;
 use super::columns::ColumnMatch;
 use super::error::{Blocker, PushError};
+use super::generations::Generations;
 use super::insert_missing;
+use super::merge;
 use super::options::{TargetMode, TargetOptions};
 
 /// How the dataset gets in place.
@@ -23,6 +25,8 @@ pub enum PushMode {
     First,
     /// A staging table takes the live table's place, which becomes the backup.
     Swap,
+    /// Rows that differ are deleted, updated and inserted; the table stays itself.
+    Merge,
     /// Rows whose key the live table lacks are inserted.
     InsertMissing,
 }
@@ -63,8 +67,8 @@ pub(super) struct Inspection {
     pub(super) dataset: Schema,
     /// The live table, unless this is the first push.
     pub(super) live: Option<Attributes>,
-    /// The backup, if there is one.
-    pub(super) backup: Option<Attributes>,
+    /// Its backups.
+    pub(super) backups: Generations,
     /// A hash of the live table's catalogue rows.
     pub(super) fingerprint: Option<String>,
 }
@@ -77,6 +81,8 @@ pub(super) struct Inspection {
 pub async fn plan(session: &Session, options: &TargetOptions, dataset: &Schema) -> Result<PushPlan, PushError> {
     match options.mode {
         TargetMode::Swap => inspect(session, options, dataset).await.map(|inspection| inspection.plan),
+        TargetMode::Merge => merge::plan_merge(session, options, dataset).await,
+        TargetMode::Auto => merge::plan_auto(session, options, dataset).await,
         TargetMode::InsertMissing => insert_missing::plan(session, options, dataset).await,
     }
 }
@@ -96,23 +102,15 @@ pub(super) async fn inspect(
         None => (None, None),
     };
     let mut blockers = permissions(client, options).await?;
-    let backup = attributes::read(client, &options.backup_table()).await?;
+    let backups = Generations::read(client, options).await?;
     let backup_status = backup::backup_status(client, options).await?;
     let (mode, columns) = if let Some(live) = &live {
-        blockers.extend(blockers::find(client, table, live).await?);
+        blockers.extend(blockers::find(client, options, table, live).await?);
         let (columns, mismatches) = ColumnMatch::with_table(options, dataset, live);
         if live.kind == 'r' {
             blockers.extend(mismatches);
         }
-        if let Some(backup) = &backup
-            && Marker::read(backup.comment.as_deref(), table).is_none()
-        {
-            blockers.push(Blocker {
-                object: format!("table {}", options.backup_table()),
-                why: "it has the backup's name and is not a backup of this table".to_owned(),
-                alternative: "rename it, or choose another backup name".to_owned(),
-            });
-        }
+        blockers.extend(backups.blockers(options.keep_backups));
         (PushMode::Swap, columns)
     } else {
         let (columns, mismatches) = ColumnMatch::first(options, dataset);
@@ -121,12 +119,18 @@ pub(super) async fn inspect(
     };
     let live_bytes = live.as_ref().map_or(0, |live| live.bytes);
     let mut notes = notes(options, mode);
-    if !columns.cast_by_server.is_empty() {
-        notes.push(format!(
-            "columns {} are loaded as text and cast by the server; a transaction that began before the swap and first \
-             reads the table after it sees it empty",
-            columns.cast_by_server.join(", ")
-        ));
+    notes.extend(live.iter().flat_map(|live| live.dependents.notes()));
+    for (names, why) in [
+        (&columns.cast_by_server, "are loaded as text and cast by the server"),
+        (&columns.kept, "are taken from the rows that are there"),
+    ] {
+        if !names.is_empty() {
+            notes.push(format!(
+                "columns {} {why}; a transaction that began before the swap and first reads the table after it sees it \
+                 empty",
+                names.join(", ")
+            ));
+        }
     }
     let plan = PushPlan {
         table: table.clone(),
@@ -137,16 +141,16 @@ pub(super) async fn inspect(
         blockers,
         live_rows_estimated: live.as_ref().and_then(backup::rows),
         live_bytes,
-        replaces_backup: if live.is_some() { backup_status } else { None },
+        replaces_backup: backup_status.filter(|_| live.is_some() && options.keep_backups == 1),
         disk_bytes_needed: live_bytes.saturating_mul(2),
         notes,
     };
-    Ok(Inspection { plan, dataset: dataset.clone(), live, backup, fingerprint })
+    Ok(Inspection { plan, dataset: dataset.clone(), live, backups, fingerprint })
 }
 
 fn notes(options: &TargetOptions, mode: PushMode) -> Vec<String> {
     match mode {
-        PushMode::Swap | PushMode::InsertMissing => Vec::new(),
+        PushMode::Swap | PushMode::Merge | PushMode::InsertMissing => Vec::new(),
         PushMode::First => vec![format!(
             "{} does not exist and is created from the dataset, with row-level security on and no grants: nobody but \
              its owner sees it until somebody grants access and adds policies",
@@ -162,7 +166,7 @@ pub(super) async fn fingerprint(client: &Client, table: &TableName, oid: u32) ->
 }
 
 /// What our role must be allowed to do besides owning the table.
-async fn permissions(client: &Client, options: &TargetOptions) -> Result<Vec<Blocker>, PushError> {
+pub(super) async fn permissions(client: &Client, options: &TargetOptions) -> Result<Vec<Blocker>, PushError> {
     let schema = options.table.schema();
     let row = client
         .query_one(
@@ -202,12 +206,12 @@ async fn permissions(client: &Client, options: &TargetOptions) -> Result<Vec<Blo
 /// One line per thing that is carried over.
 fn carried(live: &Attributes) -> Vec<String> {
     let mut lines: Vec<String> = live.indexes.iter().map(|index| format!("index {}", index.name)).collect();
-    let keys = live.constraints.iter().filter(|constraint| matches!(constraint.kind, 'p' | 'u' | 'c' | 'x'));
+    let keys = live.constraints.iter().filter(|constraint| matches!(constraint.kind, 'p' | 'u' | 'c' | 'x' | 'f'));
     lines.extend(keys.map(|constraint| format!("constraint {} {}", constraint.name, constraint.definition)));
     lines.extend(live.policies.iter().map(|policy| format!("policy {}", policy.name)));
     lines.extend(live.statistics.iter().map(|statistics| format!("statistics {}", statistics.name)));
     lines.extend(live.triggers.iter().map(|trigger| format!("trigger {}", trigger.name)));
-    lines.extend(live.views.iter().map(|view| format!("view {}", view.table_name())));
+    lines.extend(live.dependents.lines());
     lines.extend(live.publications.iter().map(|publication| format!("publication {}", publication.name)));
     lines.extend(live.sequences.iter().map(|sequence| format!("sequence {} of {}", sequence.name, sequence.column)));
     let mut grantees: Vec<&str> = live

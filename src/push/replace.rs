@@ -1,7 +1,9 @@
 //! A push from beginning to end.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
+use arrow::datatypes::Schema;
 use arrow::record_batch::RecordBatch;
 use futures::Stream;
 use serde::Serialize;
@@ -12,14 +14,19 @@ use crate::pg::{DatabaseUrl, Session, quote_ident, quote_table};
 use crate::progress::{Progress, Step};
 use crate::schema::TableName;
 
+use super::after;
 use super::attributes::{self, Attributes};
 use super::batch::{Candidate, SequencePosition, Swap};
+use super::carried;
 use super::copy_in::{self, Dataset, Loaded};
 use super::error::{BoxError, PushError};
+use super::foreign_keys;
 use super::live_views::ViewsReport;
+use super::materialized_views;
 use super::options::TargetOptions;
+use super::orphans;
 use super::plan::{self, Inspection, PushMode};
-use super::run_schema::{self, RunSchema};
+use super::run_schema::{Ready, RunSchema};
 use super::session::{self, LockKey, Server};
 use super::staging;
 use super::swap::{self, SwapReport};
@@ -58,6 +65,8 @@ pub struct PushReport {
     pub swap: SwapReport,
     /// The former live table, unless this was the first push.
     pub backup: Option<BackupMade>,
+    /// Values that became null because they did not fit, by column.
+    pub nulled: BTreeMap<String, u64>,
     /// The views beside the live table, when they were asked for.
     pub views: Option<ViewsReport>,
     /// Things worth knowing, one sentence each.
@@ -77,13 +86,17 @@ pub struct BackupMade {
 
 /// A staging table, loaded, dressed and verified.
 #[derive(Debug)]
-struct Staged {
-    oid: u32,
-    loaded: Loaded,
-    index_seconds: f64,
-    analyze_seconds: f64,
-    verify_seconds: f64,
-    sequences: Vec<SequencePosition>,
+pub(super) struct Staged {
+    pub(super) oid: u32,
+    pub(super) rows: u64,
+    pub(super) bytes: u64,
+    pub(super) copy_seconds: f64,
+    pub(super) index_seconds: f64,
+    pub(super) analyze_seconds: f64,
+    pub(super) verify_seconds: f64,
+    pub(super) sequences: Vec<SequencePosition>,
+    /// Values that became null because they do not fit, by column.
+    pub(super) nulled: BTreeMap<String, u64>,
 }
 
 /// Puts the dataset in place of the live table, which becomes the backup; creates the table if there is none.
@@ -106,90 +119,148 @@ where
     S: Stream<Item = Result<RecordBatch, BoxError>> + Send,
 {
     let table = &options.table;
-    let (mut session, server) = session::open(url, table, run_id).await?;
-    let lock = LockKey::of(url, table);
-    session::take_lock(&session, lock, table).await?;
-    let mut warnings = Vec::new();
-    for (schema, error) in run_schema::remove_orphans(&session, table).await? {
-        warnings.push(format!("schema {schema}, left by an earlier push, could not be removed: {error}"));
-    }
-    let inspection = plan::inspect(&session, options, &dataset.schema).await?;
-    if !inspection.plan.blockers.is_empty() {
-        return Err(PushError::Blocked { table: table.clone(), blockers: inspection.plan.blockers });
-    }
+    let (session, server) = session::open(url, table, run_id).await?;
+    session::take_lock(&session, LockKey::of(url, table), table).await?;
+    let settled = orphans::settle(&session, table, false).await?;
+    let unfinished = after::finish(&session, options).await?;
     let schema = RunSchema::new(run_id, table);
-    let mut run = Run { options, inspection, schema: &schema, server: &server, progress };
+    let mut run = Run::new(url, options, &dataset.schema, run_id, progress, schema, &session, server).await?;
+    run.take_notes(settled.notes, [settled.warnings, unfinished].concat());
+    if run.live().is_some() {
+        verify::enough_rows(&session, options, dataset.rows).await?;
+    }
     let staged = tokio::select! {
         biased;
         () = cancel.cancelled() => Err(PushError::Cancelled { table: table.clone() }),
         staged = run.stage(&session, dataset) => staged,
     };
-    let swapped = match &staged {
-        Ok(staged) => run.swap_in(url, &mut session, run_id, lock, staged, cancel).await,
-        Err(_) => Ok(SwapReport::default()),
-    };
-    let (staged, swapped) = match (staged, swapped) {
-        (Ok(staged), Ok(swapped)) => (staged, swapped),
-        (Err(error), _) | (_, Err(error)) => {
+    match staged {
+        Ok(staged) => run.complete(session, staged, cancel).await,
+        Err(error) => {
             // Closing the socket ends whatever the server still does for us.
             drop(session);
-            clean_up(url, &run, run_id, lock, server.pid).await;
-            return Err(error);
+            run.clean_up().await;
+            Err(error)
         }
-    };
-    if let Err(error) = schema.remove(&session, table).await {
-        warnings.push(format!("schema {} with the former backup could not be removed: {error}", schema.name()));
     }
-    session::release_lock(&session, lock).await;
-    for warning in &warnings {
-        progress.warn(Step::Push, warning.clone());
-    }
-    let report = run.report(&staged, swapped, warnings);
-    tracing::info!(%table, rows = report.rows, bytes = report.bytes, lock_wait_ms = report.swap.lock_wait_ms, "pushed");
-    Ok(report)
-}
-
-/// Removes the run schema of a push that failed, over a session of its own, once the failed one has ended. What cannot
-/// be removed now, the next push removes.
-async fn clean_up(url: &DatabaseUrl, run: &Run<'_>, run_id: &str, lock: LockKey, pid: i32) {
-    let table = &run.options.table;
-    if let Err(error) = try_clean_up(url, run, run_id, lock, pid).await {
-        tracing::warn!(%table, %error, schema = run.schema.name(), "the run schema stays until the next push");
-    }
-}
-
-async fn try_clean_up(
-    url: &DatabaseUrl,
-    run: &Run<'_>,
-    run_id: &str,
-    lock: LockKey,
-    pid: i32,
-) -> Result<(), PushError> {
-    let table = &run.options.table;
-    let (session, _) = session::open(url, table, run_id).await?;
-    session::end_lost(&session, url, table, run_id, pid, false).await?;
-    session::wait_for_lock(&session, lock, table, swap::OUTCOME_PATIENCE).await?;
-    let removed = run.schema.remove(&session, table).await;
-    session::release_lock(&session, lock).await;
-    removed
 }
 
 /// What the steps of one push share.
 #[derive(Debug)]
-struct Run<'a> {
-    options: &'a TargetOptions,
-    inspection: Inspection,
-    schema: &'a RunSchema,
-    server: &'a Server,
+pub(super) struct Run<'a> {
+    url: &'a DatabaseUrl,
+    pub(super) options: &'a TargetOptions,
+    pub(super) inspection: Inspection,
+    pub(super) schema: RunSchema,
+    id: &'a str,
+    lock: LockKey,
+    server: Server,
     progress: &'a Progress,
+    notes: Vec<String>,
+    warnings: Vec<String>,
 }
 
-impl Run<'_> {
-    fn live(&self) -> Option<&Attributes> {
+impl<'a> Run<'a> {
+    /// S1: looks at the live table, and refuses what cannot be pushed. The session holds the push lock.
+    #[expect(clippy::too_many_arguments, reason = "all of them are kept")]
+    pub(super) async fn new(
+        url: &'a DatabaseUrl,
+        options: &'a TargetOptions,
+        dataset: &Schema,
+        run_id: &'a str,
+        progress: &'a Progress,
+        schema: RunSchema,
+        session: &Session,
+        server: Server,
+    ) -> Result<Self, PushError> {
+        let inspection = plan::inspect(session, options, dataset).await?;
+        if !inspection.plan.blockers.is_empty() {
+            return Err(PushError::Blocked { table: options.table.clone(), blockers: inspection.plan.blockers });
+        }
+        let lock = LockKey::of(url, &options.table);
+        let notes = inspection.plan.notes.clone();
+        let warnings = Vec::new();
+        Ok(Self { url, options, inspection, schema, id: run_id, lock, server, progress, notes, warnings })
+    }
+
+    /// Takes up what was said about earlier pushes.
+    pub(super) fn take_notes(&mut self, notes: Vec<String>, warnings: Vec<String>) {
+        self.notes.extend(notes);
+        self.warnings.extend(warnings);
+    }
+
+    /// S5 and S6: swaps, and removes what makes room. A load that could not be swapped in time is kept.
+    pub(super) async fn complete(
+        mut self,
+        mut session: Session,
+        staged: Staged,
+        cancel: &CancellationToken,
+    ) -> Result<PushReport, PushError> {
+        let table = self.options.table.clone();
+        let swap = match self.swap_in(&mut session, &staged, cancel).await {
+            Ok(swap) => swap,
+            Err(error @ PushError::SwapTimedOut { .. }) => {
+                session::release_lock(&session, self.lock).await;
+                return Err(error);
+            }
+            // The next command finds out by what is left.
+            Err(error @ PushError::OutcomeUnknown { .. }) => return Err(error),
+            Err(error) => {
+                drop(session);
+                self.clean_up().await;
+                return Err(error);
+            }
+        };
+        if swap.answer_lost {
+            self.notes.push("the connection was lost during the swap; the server says that it had happened".to_owned());
+        }
+        let finished = self.finish(&session).await;
+        self.warnings.extend(finished);
+        let removed = self.schema.remove(&session, &table).await;
+        session::release_lock(&session, self.lock).await;
+        let removed = match removed {
+            Err(PushError::Lost { .. }) => {
+                drop(session);
+                self.try_clean_up().await
+            }
+            removed => removed,
+        };
+        if let Err(error) = removed {
+            let name = self.schema.name();
+            self.warnings.push(format!("schema {name} with the former backup could not be removed: {error}"));
+        }
+        for warning in &self.warnings {
+            self.progress.warn(Step::Push, warning.clone());
+        }
+        let report = self.report(&staged, swap);
+        tracing::info!(%table, rows = report.rows, bytes = report.bytes, lock_wait_ms = report.swap.lock_wait_ms, "pushed");
+        Ok(report)
+    }
+
+    /// Removes the run schema over a session of its own, once the lost one has ended. What cannot be removed now, the
+    /// next push removes.
+    async fn clean_up(&self) {
+        if let Err(error) = self.try_clean_up().await {
+            let table = &self.options.table;
+            tracing::warn!(%table, %error, schema = self.schema.name(), "the run schema stays until the next push");
+        }
+    }
+
+    async fn try_clean_up(&self) -> Result<(), PushError> {
+        let table = &self.options.table;
+        let (session, _) = session::open(self.url, table, self.id).await?;
+        session::end_lost(&session, self.url, table, self.id, self.server.pid, false).await?;
+        session::wait_for_lock(&session, self.lock, table, self.options.outcome_patience).await?;
+        let removed = self.schema.remove(&session, table).await;
+        session::release_lock(&session, self.lock).await;
+        removed
+    }
+
+    pub(super) fn live(&self) -> Option<&Attributes> {
         self.inspection.live.as_ref()
     }
 
-    fn staging_table(&self) -> TableName {
+    pub(super) fn staging_table(&self) -> TableName {
         self.schema.table(self.options.table.name())
     }
 
@@ -199,31 +270,35 @@ impl Run<'_> {
         self.schema.table(name)
     }
 
-    fn failed(&self, step: &'static str) -> impl Fn(tokio_postgres::Error) -> PushError {
+    pub(super) fn failed(&self, step: &'static str) -> impl Fn(tokio_postgres::Error) -> PushError {
         let table = self.options.table.clone();
         move |source| PushError::at(step, &table, source)
     }
 
     /// S2 to S4: a staging table, loaded, dressed and verified.
-    async fn stage<S>(&self, session: &Session, dataset: Dataset<S>) -> Result<Staged, PushError>
+    async fn stage<S>(&mut self, session: &Session, dataset: Dataset<S>) -> Result<Staged, PushError>
     where
         S: Stream<Item = Result<RecordBatch, BoxError>> + Send,
     {
         let staging = self.staging_table();
         let loaded = self.load(session, dataset).await?;
         let started = Instant::now();
-        self.dress(session).await?;
+        self.dress(session, None).await?;
         let index_seconds = started.elapsed().as_secs_f64();
         let started = Instant::now();
         session
             .batch_execute(&format!("VACUUM (ANALYZE) {}", quote_table(&staging)))
             .await
             .map_err(self.failed("analyze the staging table"))?;
+        self.materialize(session).await?;
         let analyze_seconds = started.elapsed().as_secs_f64();
         let started = Instant::now();
         let work = self.progress.start(Step::Push, "verify", None);
-        verify::check(session, &self.options.table, &staging, &self.inspection.plan.columns, &loaded).await?;
+        verify::check(session, &self.options.table, &staging, &loaded).await?;
         let sequences = self.sequences(session).await?;
+        if let Some(live) = self.live() {
+            foreign_keys::check_orphans(session, &self.options.table, &staging, live).await?;
+        }
         work.finish();
         let verify_seconds = started.elapsed().as_secs_f64();
         let oid = session
@@ -231,7 +306,10 @@ impl Run<'_> {
             .await
             .map_err(self.failed("find the staging table"))?
             .get(0);
-        Ok(Staged { oid, loaded, index_seconds, analyze_seconds, verify_seconds, sequences })
+        let Loaded { rows, bytes, seconds: copy_seconds, nulled, .. } = loaded;
+        let snapshot = self.options.snapshot.clone();
+        self.mark_ready(session, &Ready { oid, rows, bytes, snapshot, fingerprint: None }).await?;
+        Ok(Staged { oid, rows, bytes, copy_seconds, index_seconds, analyze_seconds, verify_seconds, sequences, nulled })
     }
 
     /// Creates and loads in one transaction: a load that fails leaves nothing behind, and `FREEZE`, which it allows,
@@ -252,22 +330,27 @@ impl Run<'_> {
             }
             None => sql.push(staging::create_first(&staging, columns)),
         }
-        let raw = (!columns.cast_by_server.is_empty()).then(|| self.raw_table());
+        let raw = columns.needs_raw().then(|| self.raw_table());
         sql.extend(raw.as_ref().map(|raw| columns.create_raw(raw)));
         session.batch_execute(&sql.join(";")).await.map_err(self.failed("create the staging table"))?;
         let work = self.progress.start(Step::Push, self.options.table.to_string(), Some(dataset.rows));
         let into = raw.as_ref().unwrap_or(&staging);
         let loaded = copy_in::load(session, self.options, into, columns, dataset, &work).await?;
         if let Some(raw) = &raw {
-            let cast = format!("{};DROP TABLE {}", columns.cast_statement(raw, &staging), quote_table(raw));
-            session.batch_execute(&cast).await.map_err(self.failed("cast the columns loaded as text"))?;
+            let fill = columns.fill_statement(raw, &staging, self.options);
+            let fill = format!("{fill};DROP TABLE {}", quote_table(raw));
+            session
+                .batch_execute(&fill)
+                .await
+                .map_err(self.failed("fill the columns that were not loaded as they are"))?;
         }
         session.batch_execute("COMMIT").await.map_err(self.failed("commit the load"))?;
         work.finish();
         Ok(loaded)
     }
 
-    async fn dress(&self, session: &Client) -> Result<(), PushError> {
+    /// Attaches what the live table has; `staged` is what the staging table has of it already.
+    async fn dress(&self, session: &Client, staged: Option<&Attributes>) -> Result<(), PushError> {
         let staging = self.staging_table();
         let set_memory = format!("SET maintenance_work_mem = '{INDEX_MEMORY}'");
         session.batch_execute(&set_memory).await.map_err(self.failed("prepare the indexes"))?;
@@ -278,7 +361,53 @@ impl Run<'_> {
             work.finish();
         }
         let dress = staging::dress(&staging, live, self.descriptions()).join(";");
-        session.batch_execute(&dress).await.map_err(self.failed("attach what the live table has"))
+        session.batch_execute(&dress).await.map_err(self.failed("attach what the live table has"))?;
+        let failed = self.failed("attach the foreign keys");
+        for name in foreign_keys::attach(session, &staging, live, staged).await.map_err(&failed)? {
+            foreign_keys::validate(session, &staging, &name).await.map_err(&failed)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the materialized views that read the live table over the staging table.
+    async fn materialize(&self, session: &Client) -> Result<(), PushError> {
+        let Some(live) = self.live().filter(|live| !live.dependents.materialized_views.is_empty()) else {
+            return Ok(());
+        };
+        let work = self.progress.start(Step::Push, "materialized views", None);
+        let (schema, table) = (self.schema.name(), &self.options.table);
+        let failed = self.failed("make the materialized views over the staging table");
+        let build = materialized_views::build(schema, table, live).join(";");
+        session.batch_execute(&format!("BEGIN;{build};COMMIT")).await.map_err(&failed)?;
+        materialized_views::check(session, schema, table, live).await?;
+        for analyze in materialized_views::analyze(schema, live) {
+            session.batch_execute(&analyze).await.map_err(&failed)?;
+        }
+        work.finish();
+        Ok(())
+    }
+
+    /// S6: what the swap left to do, and whether it lost anything. Answers what did not go as it should.
+    async fn finish(&self, session: &Client) -> Vec<String> {
+        let table = &self.options.table;
+        let finished = async {
+            let mut warnings = after::finish(session, self.options).await?;
+            if let (Some(live), Some(now)) = (self.live(), attributes::read(session, table).await?) {
+                let dataset = &self.inspection.dataset;
+                let columns = &self.inspection.plan.columns;
+                let mut expected = live.clone();
+                for (column, text) in staging::described(columns, dataset) {
+                    if let Some(column) = expected.columns.iter_mut().find(|found| found.name == *column) {
+                        column.comment = Some(text.clone());
+                    }
+                }
+                let added: Vec<String> = columns.added.iter().map(|(column, _)| format!("columns {column}:")).collect();
+                let lost = carried::differences(&expected, &now);
+                warnings.extend(lost.into_iter().filter(|line| !added.iter().any(|added| line.starts_with(added))));
+            }
+            Ok::<_, PushError>(warnings)
+        };
+        finished.await.unwrap_or_else(|error| vec![format!("what follows the swap was not done: {error}")])
     }
 
     fn descriptions(&self) -> Vec<String> {
@@ -299,7 +428,7 @@ impl Run<'_> {
     }
 
     /// How far the values of columns with a sequence go.
-    async fn sequences(&self, session: &Client) -> Result<Vec<SequencePosition>, PushError> {
+    pub(super) async fn sequences(&self, session: &Client) -> Result<Vec<SequencePosition>, PushError> {
         let Some(live) = self.live() else { return Ok(Vec::new()) };
         sequences(session, &self.options.table, &self.staging_table(), live).await
     }
@@ -307,10 +436,7 @@ impl Run<'_> {
     /// S5: swaps, and dresses the staging table anew when the live table was changed in the meantime.
     async fn swap_in(
         &mut self,
-        url: &DatabaseUrl,
         session: &mut Session,
-        run_id: &str,
-        lock: LockKey,
         staged: &Staged,
         cancel: &CancellationToken,
     ) -> Result<SwapReport, PushError> {
@@ -319,19 +445,16 @@ impl Run<'_> {
         loop {
             let swap = Swap {
                 options: self.options,
-                run_id,
+                run_id: self.id,
                 run_schema: self.schema.name(),
                 live: self.live(),
                 fingerprint: self.inspection.fingerprint.as_deref(),
-                candidate: Candidate::Staging {
-                    table: self.staging_table(),
-                    old_backup: self.inspection.backup.as_ref(),
-                },
+                candidate: Candidate::Staging { table: self.staging_table(), backups: &self.inspection.backups },
                 candidate_oid: staged.oid,
                 sequences: staged.sequences.clone(),
-                lock,
+                lock: self.lock,
             };
-            match swap::run(url, session, self.server, &swap, cancel).await {
+            match swap::run(self.url, session, &self.server, &swap, cancel).await {
                 Err(PushError::Drifted { what, table }) if drifts < DRIFTS_MAX => {
                     drifts += 1;
                     tracing::info!(%table, what, "the live table was changed meanwhile; looking again");
@@ -366,20 +489,46 @@ impl Run<'_> {
         if !same {
             return Err(PushError::Drifted { table: table.clone(), what: what.to_owned() });
         }
+        self.discard_views(session).await?;
         self.inspection = inspection;
+        self.redress(session).await?;
+        match self.schema.marker().ready.clone() {
+            Some(ready) => self.mark_ready(session, &ready).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Drops the materialized views over the staging table, which are made anew with what it is dressed in.
+    pub(super) async fn discard_views(&self, session: &Client) -> Result<(), PushError> {
+        let Some(live) = self.live() else { return Ok(()) };
+        let discard = materialized_views::discard(self.schema.name(), live).join(";");
+        session.batch_execute(&discard).await.map_err(self.failed("dress the staging table again"))
+    }
+
+    /// Notes that the staging table is complete, dressed like the live table as it was last inspected.
+    pub(super) async fn mark_ready(&mut self, session: &Client, ready: &Ready) -> Result<(), PushError> {
+        let fingerprint = self.inspection.fingerprint.clone();
+        self.schema.mark_ready(session, Ready { fingerprint, ..ready.clone() }).await
+    }
+
+    /// Takes off the staging table what was put on it, and puts on what the live table has now.
+    pub(super) async fn redress(&self, session: &Client) -> Result<(), PushError> {
         let staging = self.staging_table();
-        let staged = attributes::read(session, &staging).await?;
-        if let (Some(live), Some(staged)) = (self.live(), staged) {
+        let staged = attributes::read_relation(session, &staging).await?;
+        if let (Some(live), Some(mut staged)) = (self.live(), staged) {
             let undress = staging::undress(&staging, &staged, live).join(";");
             session.batch_execute(&undress).await.map_err(self.failed("dress the staging table again"))?;
-            self.dress(session).await?;
+            staged.constraints.retain(|constraint| !staging::is_to_itself(constraint));
+            self.dress(session, Some(&staged)).await?;
             let sql = format!("VACUUM (ANALYZE) {}", quote_table(&staging));
             session.batch_execute(&sql).await.map_err(self.failed("analyze the staging table"))?;
+            self.materialize(session).await?;
+            foreign_keys::check_orphans(session, &self.options.table, &staging, live).await?;
         }
         Ok(())
     }
 
-    fn report(&self, staged: &Staged, swap: SwapReport, warnings: Vec<String>) -> PushReport {
+    fn report(self, staged: &Staged, swap: SwapReport) -> PushReport {
         let plan = &self.inspection.plan;
         let backup = self
             .live()
@@ -387,17 +536,18 @@ impl Run<'_> {
         PushReport {
             table: self.options.table.clone(),
             mode: plan.mode,
-            rows: staged.loaded.rows,
-            bytes: staged.loaded.bytes,
-            copy_seconds: staged.loaded.seconds,
+            rows: staged.rows,
+            bytes: staged.bytes,
+            copy_seconds: staged.copy_seconds,
             index_seconds: staged.index_seconds,
             analyze_seconds: staged.analyze_seconds,
             verify_seconds: staged.verify_seconds,
             swap,
             backup,
+            nulled: staged.nulled.clone(),
             views: None,
-            notes: plan.notes.clone(),
-            warnings,
+            notes: self.notes,
+            warnings: self.warnings,
         }
     }
 }

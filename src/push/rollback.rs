@@ -7,15 +7,20 @@ use crate::pg::{DatabaseUrl, Session};
 use crate::progress::{Progress, Step};
 use crate::schema::TableName;
 
+use super::after;
 use super::attributes::{self, Attributes};
 use super::backup::{self, Marker};
 use super::batch::{Candidate, Swap};
 use super::blockers;
 use super::error::{Blocker, PushError};
+use super::foreign_keys;
+use super::materialized_views;
+use super::merge::{self, MergeCounts};
 use super::options::TargetOptions;
+use super::orphans;
 use super::plan;
 use super::replace;
-use super::run_schema::{self, RunSchema};
+use super::run_schema::RunSchema;
 use super::session::{self, LockKey};
 use super::swap::{self, SwapReport};
 
@@ -32,6 +37,8 @@ pub struct RollbackReport {
     pub undone_run: String,
     /// How the swap went.
     pub swap: SwapReport,
+    /// What happened to rows, when the push was a merge and was merged back.
+    pub merged: Option<MergeCounts>,
     /// What did not go as it should and does not undo the rollback.
     pub warnings: Vec<String>,
 }
@@ -55,9 +62,11 @@ pub async fn rollback(
     let (mut session, server) = session::open(url, table, run_id).await?;
     let lock = LockKey::of(url, table);
     session::take_lock(&session, lock, table).await?;
-    let mut warnings = Vec::new();
-    for (schema, error) in run_schema::remove_orphans(&session, table).await? {
-        warnings.push(format!("schema {schema}, left by an earlier push, could not be removed: {error}"));
+    let mut warnings = orphans::settle(&session, table, true).await?.warnings;
+    warnings.extend(after::finish(&session, options).await?);
+    if let Some(merged) = merge::find_merged(&session, options).await? {
+        let locked = merge::Locked { url, session, server, lock, run_id };
+        return merge::roll_back(locked, options, merged, progress, cancel).await;
     }
     let found = inspect(&session, options).await?;
     warnings.extend(differences(&found.live, &found.backup, &found.marker));
@@ -67,6 +76,9 @@ pub async fn rollback(
         .batch_execute(&format!("BEGIN; {}; COMMIT", schema.create_sql()))
         .await
         .map_err(|source| PushError::at("create the run schema", table, source))?;
+    foreign_keys::check_orphans(&session, table, &options.backup_table(), &found.live).await?;
+    let work = progress.start(Step::Push, "rollback", None);
+    let prepared = prepare(&session, options, &schema, &found).await;
     let swap = Swap {
         options,
         run_id,
@@ -78,12 +90,22 @@ pub async fn rollback(
         sequences,
         lock,
     };
-    let work = progress.start(Step::Push, "rollback", None);
-    let swapped = swap::run(url, &mut session, &server, &swap, cancel).await;
+    let swapped = match prepared {
+        Ok(said) => {
+            warnings.extend(said);
+            swap::run(url, &mut session, &server, &swap, cancel).await
+        }
+        Err(error) => Err(error),
+    };
     let removed = schema.remove(&session, table).await;
+    let finished = after::finish(&session, options).await;
     session::release_lock(&session, lock).await;
     let swap = swapped?;
     work.finish();
+    match finished {
+        Ok(said) => warnings.extend(said),
+        Err(error) => warnings.push(format!("what follows the swap was not done: {error}")),
+    }
     if let Err(error) = removed {
         warnings.push(format!("schema {} could not be removed: {error}", schema.name()));
     }
@@ -97,8 +119,39 @@ pub async fn rollback(
         backup: options.backup_table(),
         undone_run: found.marker.run,
         swap,
+        merged: None,
         warnings,
     })
+}
+
+/// Gives the backup what the live table has that stands on other relations: foreign keys, and materialized views over
+/// it in the run schema. Foreign keys that its rows do not keep are attached for new rows only, and said: a rollback
+/// must not depend on them.
+async fn prepare(
+    session: &Session,
+    options: &TargetOptions,
+    schema: &RunSchema,
+    found: &Pair,
+) -> Result<Vec<String>, PushError> {
+    let (table, backup) = (&options.table, options.backup_table());
+    let failed = |step| move |source| PushError::at(step, table, source);
+    let keys = foreign_keys::attach(session, &backup, &found.live, Some(&found.backup)).await;
+    let mut warnings = Vec::new();
+    for name in keys.map_err(failed("attach the foreign keys"))? {
+        if let Err(error) = foreign_keys::validate(session, &backup, &name).await {
+            warnings.push(format!("constraint {name} of {table} holds for new rows only: {}", after::said(&error)));
+        }
+    }
+    let build = materialized_views::build_over_backup(schema.name(), table, &backup, &found.live);
+    if !build.is_empty() {
+        let failed = failed("make the materialized views over the backup");
+        session.batch_execute(&format!("BEGIN;{};COMMIT", build.join(";"))).await.map_err(&failed)?;
+        materialized_views::check(session, schema.name(), table, &found.live).await?;
+        for analyze in materialized_views::analyze(schema.name(), &found.live) {
+            session.batch_execute(&analyze).await.map_err(&failed)?;
+        }
+    }
+    Ok(warnings)
 }
 
 /// The two tables that change places.
@@ -125,24 +178,48 @@ async fn inspect(session: &Session, options: &TargetOptions) -> Result<Pair, Pus
     let oid = attributes::read(session, table).await?.ok_or_else(missing)?.oid;
     let fingerprint = plan::fingerprint(session, table, oid).await?;
     let live = attributes::read(session, table).await?.ok_or_else(missing)?;
-    let mut found = blockers::find(session, table, &live).await?;
-    found.extend(blockers::find(session, &options.backup_table(), &backup).await?);
-    found.extend(lost_columns(&live, &backup));
+    let mut found = blockers::find(session, options, table, &live).await?;
+    found.extend(blockers::find(session, options, &options.backup_table(), &backup).await?);
+    found.extend(lost_columns(session, table, &live, &backup).await?);
     if found.is_empty() { Ok(Pair { live, fingerprint, backup, marker }) } else { Err(blocked(found)) }
 }
 
-/// Columns with privileges or comments of their own that the backup does not have.
-fn lost_columns(live: &Attributes, backup: &Attributes) -> Vec<Blocker> {
-    live.columns
+/// What stands on columns that the backup does not have.
+async fn lost_columns(
+    session: &Session,
+    table: &TableName,
+    live: &Attributes,
+    backup: &Attributes,
+) -> Result<Vec<Blocker>, PushError> {
+    let is_lost = |name: &str| !backup.columns.iter().any(|other| other.name == name);
+    let lost: Vec<&str> = live.columns.iter().map(|column| column.name.as_str()).filter(|name| is_lost(name)).collect();
+    let rows = session
+        .query(
+            "SELECT pg_describe_object(d.classid, d.objid, 0), a.attname FROM pg_depend d \
+             JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid \
+             LEFT JOIN pg_constraint k ON d.classid = 'pg_constraint'::regclass AND k.oid = d.objid \
+             WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = $1 AND a.attname = ANY($2) \
+               AND (d.classid IN ('pg_rewrite'::regclass, 'pg_policy'::regclass, 'pg_trigger'::regclass, 'pg_proc'::regclass, \
+                                  'pg_publication_rel'::regclass) OR k.conrelid <> $1) ORDER BY 2, 1",
+            &[&live.oid, &lost],
+        )
+        .await
+        .map_err(|source| PushError::at("look at the columns that the backup lacks", table, source))?;
+    let mut blockers: Vec<Blocker> = rows
         .iter()
-        .filter(|column| !column.privileges.is_empty())
-        .filter(|column| !backup.columns.iter().any(|other| other.name == column.name))
-        .map(|column| Blocker {
-            object: format!("column {}", column.name),
-            why: "privileges were granted on it, and the backup does not have it".to_owned(),
-            alternative: "revoke them first".to_owned(),
+        .map(|row| Blocker {
+            object: row.get(0),
+            why: format!("it stands on column {}, which the backup does not have", row.get::<_, String>(1)),
+            alternative: "drop it before the rollback".to_owned(),
         })
-        .collect()
+        .collect();
+    let granted = live.columns.iter().filter(|column| !column.privileges.is_empty() && is_lost(&column.name));
+    blockers.extend(granted.map(|column| Blocker {
+        object: format!("column {}", column.name),
+        why: "privileges were granted on it, and the backup does not have it".to_owned(),
+        alternative: "revoke them first".to_owned(),
+    }));
+    Ok(blockers)
 }
 
 /// What the live table has gained since the push, or lost, that a rollback does not carry over.
@@ -151,7 +228,12 @@ fn differences(live: &Attributes, backup: &Attributes, marker: &Marker) -> Vec<S
         let columns = attributes.columns.iter().map(|column| format!("column {}", column.name));
         let name = |name: &String| marker.original_name(name).to_owned();
         let indexes = attributes.indexes.iter().map(|index| format!("index {}", name(&index.name)));
-        let checks = attributes.constraints.iter().map(|check| format!("constraint {}", name(&check.name)));
+        // Foreign keys are attached again.
+        let checks = attributes
+            .constraints
+            .iter()
+            .filter(|check| check.kind != 'f')
+            .map(|check| format!("constraint {}", name(&check.name)));
         columns.chain(indexes).chain(checks).collect()
     };
     let (now, then) = (of(live), of(backup));

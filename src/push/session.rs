@@ -13,8 +13,10 @@ use super::error::PushError;
 
 /// How long a statement outside the swap may wait for a lock.
 const LOCK_TIMEOUT: &str = "2s";
-/// How long a push waits for another that is just ending.
-const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a push waits for another that is just ending: the server looks once a second whether a client is still there.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+/// How long the server goes on sending to a client that confirms nothing.
+const LOST_CLIENT_TIMEOUT: &str = "60s";
 /// The least version with every catalogue column and statement a push uses.
 const VERSION_MIN: i32 = 130_000;
 /// The version from which the server can notice a vanished client while it works.
@@ -69,13 +71,36 @@ pub(super) async fn open(url: &DatabaseUrl, table: &TableName, run_id: &str) -> 
     Ok((session, server))
 }
 
+/// Opens a session of a garbage collection, which is about no table in particular.
+pub(super) async fn open_for_gc(url: &DatabaseUrl, run_id: &str) -> Result<Session, PushError> {
+    let session = Session::open_lasting(url, &format!("gc {run_id}")).await?;
+    let set = session.batch_execute(&format!("SET lock_timeout = '{LOCK_TIMEOUT}'")).await;
+    set.map_err(|source| PushError::Leftovers { server: url.to_string(), source })?;
+    Ok(session)
+}
+
+/// Takes the lock if nobody has it.
+pub(super) async fn try_lock(client: &Client, key: LockKey) -> Result<bool, tokio_postgres::Error> {
+    Ok(client.query_one("SELECT pg_try_advisory_lock($1)", &[&key.0]).await?.get(0))
+}
+
+/// Whether anybody has the lock.
+pub(super) async fn is_locked(client: &Client, key: LockKey) -> Result<bool, tokio_postgres::Error> {
+    let (high, low) = key.halves();
+    let sql = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = $1 \
+               AND objid = $2 AND objsubid = 1 \
+               AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))";
+    Ok(client.query_one(sql, &[&high, &low]).await?.get(0))
+}
+
 async fn prepare(session: &Session, url: &DatabaseUrl, table: &TableName) -> Result<Server, PushError> {
     let failed = |source| PushError::at("set up the session", table, source);
     session
         .batch_execute(&format!(
             "SET statement_timeout = 0; SET lock_timeout = '{LOCK_TIMEOUT}'; \
              SET idle_in_transaction_session_timeout = 0; SET synchronous_commit = on; \
-             SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3"
+             SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3; \
+             SET tcp_user_timeout = '{LOST_CLIENT_TIMEOUT}'"
         ))
         .await
         .map_err(failed)?;

@@ -9,7 +9,7 @@ use arrow::datatypes::Schema;
 use crate::pg::{quote_ident, quote_literal, quote_table};
 use crate::schema::{DESCRIPTION_KEY, TableName};
 
-use super::attributes::{Attributes, Index, OwnedSequence, Policy, Privilege, Publication, Trigger, View};
+use super::attributes::{Attributes, Constraint, Index, OwnedSequence, Policy, Privilege, Publication, Trigger};
 use super::columns::ColumnMatch;
 
 /// The version from which tables have a compression method per column.
@@ -52,7 +52,7 @@ pub(super) fn create_first(staging: &TableName, columns: &ColumnMatch) -> String
 }
 
 /// The live table's storage options, with autovacuum off until the swap: it would only compete with the load.
-fn storage_options(attributes: &Attributes) -> String {
+pub(super) fn storage_options(attributes: &Attributes) -> String {
     let toast = attributes.toast_options.iter().map(|option| (true, option));
     let mut options: Vec<String> = attributes
         .options
@@ -79,7 +79,10 @@ fn is_autovacuum_enabled(option: &str) -> bool {
 pub(super) fn undress(staging: &TableName, staged: &Attributes, live: &Attributes) -> Vec<String> {
     let table = quote_table(staging);
     let mut sql = vec![format!("ALTER TABLE {table} REPLICA IDENTITY DEFAULT")];
-    for constraint in staged.constraints.iter().filter(|constraint| matches!(constraint.kind, 'p' | 'u' | 'c' | 'x')) {
+    // References to itself stand on the keys; those to other tables stay as long as they are what live has.
+    let references = staged.constraints.iter().filter(|constraint| is_to_itself(constraint));
+    let keys = staged.constraints.iter().filter(|constraint| matches!(constraint.kind, 'p' | 'u' | 'c' | 'x'));
+    for constraint in references.chain(keys) {
         sql.push(format!("ALTER TABLE {table} DROP CONSTRAINT {}", quote_ident(&constraint.name)));
     }
     for index in &staged.indexes {
@@ -117,6 +120,11 @@ pub(super) fn undress(staging: &TableName, staged: &Attributes, live: &Attribute
     sql.push(format!("ALTER TABLE {table} SET ({})", storage_options(live)));
     sql.push(format!("ALTER TABLE {table} DISABLE ROW LEVEL SECURITY"));
     sql
+}
+
+/// Whether a constraint is a reference of the table to itself.
+pub(super) fn is_to_itself(constraint: &Constraint) -> bool {
+    constraint.reference.as_ref().is_some_and(|reference| reference.itself)
 }
 
 /// Gives autovacuum back what the live table says about it.
@@ -173,15 +181,22 @@ fn is_exclusion(attributes: &Attributes, index: &Index) -> bool {
 /// made by hand on the live table, which are carried over where the dataset says nothing.
 pub(super) fn descriptions(staging: &TableName, columns: &ColumnMatch, dataset: &Schema) -> Vec<String> {
     let table = quote_table(staging);
-    let described = columns.load.iter().filter_map(|(index, column)| {
-        Some((&column.name, dataset.fields().get(*index)?.metadata().get(DESCRIPTION_KEY)?))
-    });
-    described
+    described(columns, dataset)
         .map(|(column, text)| format!("COMMENT ON COLUMN {table}.{} IS {}", quote_ident(column), quote_literal(text)))
         .collect()
 }
 
-/// Everything that is attached before the swap, besides indexes: constraints, settings, comments, owner, privileges,
+/// Columns that the dataset says something about, and what it says.
+pub(super) fn described<'a>(
+    columns: &'a ColumnMatch,
+    dataset: &'a Schema,
+) -> impl Iterator<Item = (&'a String, &'a String)> {
+    columns.load.iter().filter_map(|(index, column)| {
+        Some((&column.name, dataset.fields().get(*index)?.metadata().get(DESCRIPTION_KEY)?))
+    })
+}
+
+/// Everything that is attached before the swap, besides indexes and foreign keys: constraints, settings, comments, owner, privileges,
 /// row-level security. `ANALYZE` comes after it, because it fills what the settings ask for. `descriptions` come after
 /// the comments that are carried over.
 pub(super) fn dress(staging: &TableName, attributes: &Attributes, descriptions: Vec<String>) -> Vec<String> {
@@ -202,7 +217,8 @@ pub(super) fn dress(staging: &TableName, attributes: &Attributes, descriptions: 
         }
     }
     sql.extend(descriptions);
-    sql.extend(comment(attributes).map(|comment| format!("COMMENT ON TABLE {table} IS {comment}")));
+    let kind = if attributes.kind == 'm' { "MATERIALIZED VIEW" } else { "TABLE" };
+    sql.extend(comment(attributes).map(|comment| format!("COMMENT ON {kind} {table} IS {comment}")));
     for index in &attributes.indexes {
         let name = quote_table(&TableName::new(staging.schema(), index.name.as_str()));
         for (column, target) in &index.statistics_targets {
@@ -259,10 +275,12 @@ fn constraints(staging: &TableName, attributes: &Attributes) -> Vec<String> {
         let keyword = match constraint.kind {
             'p' => "PRIMARY KEY",
             'u' => "UNIQUE",
-            'c' | 'x' => "",
+            'c' | 'x' | 'n' => "",
             _ => continue,
         };
-        if let (Some(index), false) = (&constraint.index, keyword.is_empty()) {
+        if constraint.kind == 'n' {
+            // The column came with it.
+        } else if let (Some(index), false) = (&constraint.index, keyword.is_empty()) {
             let deferral = match (constraint.deferrable, constraint.deferred) {
                 (true, true) => " DEFERRABLE INITIALLY DEFERRED",
                 (true, false) => " DEFERRABLE",
@@ -335,7 +353,7 @@ pub(super) fn revoke_all_but_owner(kind: &str, default: &str, name: &str) -> Str
     format!("DO {}", quote_literal(&body))
 }
 
-fn grants(kind: &str, name: &str, privileges: &[Privilege], owner: &str) -> Vec<String> {
+pub(super) fn grants(kind: &str, name: &str, privileges: &[Privilege], owner: &str) -> Vec<String> {
     let mut sql = Vec::new();
     let owners = privileges.iter().filter(|privilege| privilege.grantee.as_deref() == Some(owner));
     // An owner has everything until something is taken away, so only a difference from that is spelt out.
@@ -349,6 +367,24 @@ fn grants(kind: &str, name: &str, privileges: &[Privilege], owner: &str) -> Vec<
         sql.push(format!("GRANT {} ON {kind} {name} TO {grantee}{option}", privilege.right));
     }
     sql
+}
+
+/// Takes a function's privileges from everybody but its owner.
+pub(super) fn revoke_routine_from_all_but_owner(signature: &str) -> String {
+    let body = format!(
+        "DECLARE grantee text; \
+         BEGIN \
+           FOR grantee IN \
+             SELECT DISTINCT CASE e.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(e.grantee)) END \
+             FROM pg_catalog.pg_proc p, LATERAL pg_catalog.aclexplode(coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) e \
+             WHERE p.oid = {name}::pg_catalog.regprocedure AND e.grantee <> p.proowner \
+           LOOP \
+             EXECUTE pg_catalog.format('REVOKE ALL ON ROUTINE %s FROM %s CASCADE', {name}, grantee); \
+           END LOOP; \
+         END",
+        name = quote_literal(signature),
+    );
+    format!("DO {}", quote_literal(&body))
 }
 
 fn role(grantee: Option<&str>) -> String {
@@ -372,17 +408,6 @@ pub(super) fn trigger(table: &TableName, trigger: &Trigger) -> Vec<String> {
     let comment = trigger.comment.as_deref().map(quote_literal);
     let comment = comment.map(|comment| format!("COMMENT ON TRIGGER {name} ON {table} IS {comment}"));
     std::iter::once(trigger.definition.clone()).chain(state).chain(comment).collect()
-}
-
-/// Binds a view to the table that now carries the live name: its own text again, so that its identity, owner,
-/// privileges and everything above it stay.
-pub(super) fn view(view: &View) -> String {
-    let options = view.options.iter().filter_map(|option| option.split_once('='));
-    let options: Vec<String> =
-        options.map(|(name, value)| format!("{} = {}", quote_ident(name), quote_literal(value))).collect();
-    let options = if options.is_empty() { String::new() } else { format!(" WITH ({})", options.join(", ")) };
-    let definition = view.definition.trim_end().trim_end_matches(';');
-    format!("CREATE OR REPLACE VIEW {}{options} AS {definition}", quote_table(&view.table_name()))
 }
 
 /// Publishes the table that now carries the live name in place of the backup.

@@ -25,8 +25,6 @@ const FIRST_BUDGETS: [Duration; 4] =
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause between attempts.
 const PAUSE_MAX: Duration = Duration::from_secs(15);
-/// How long a lost connection's backend gets to end before the outcome counts as unknown.
-pub(super) const OUTCOME_PATIENCE: Duration = Duration::from_secs(30);
 /// How long the lost backend gets before it is looked at.
 const LOST_SESSION_PATIENCE: Duration = Duration::from_secs(2);
 /// Blockers named in an error at most.
@@ -41,6 +39,9 @@ pub struct SwapReport {
     pub lock_wait_ms: f64,
     /// What the successful attempt did while it had the locks.
     pub batch_ms: f64,
+    /// Whether its answer was lost with the connection, and the server had to be asked whether it had committed; the
+    /// times are unknown then.
+    pub answer_lost: bool,
 }
 
 /// What one attempt came to.
@@ -50,8 +51,8 @@ enum Attempt {
         batch_ms: f64,
     },
     Blocked,
-    /// The connection ended, and the server may or may not have committed.
-    Lost(tokio_postgres::Error),
+    /// The connection ended or the server fell silent, and it may or may not have committed.
+    Lost(Option<tokio_postgres::Error>),
 }
 
 /// Tries to swap until the locks can be had, the deadline passes, or the caller cancels. A lost connection is
@@ -90,12 +91,15 @@ pub(super) async fn run(
             }
         };
         match attempted? {
-            Attempt::Done { lock_wait_ms, batch_ms } => return Ok(SwapReport { attempts, lock_wait_ms, batch_ms }),
+            Attempt::Done { lock_wait_ms, batch_ms } => {
+                return Ok(SwapReport { attempts, lock_wait_ms, batch_ms, answer_lost: false });
+            }
             Attempt::Lost(source) => {
-                tracing::warn!(error = %source, "lost the connection during the swap");
+                let error = source.as_ref().map(ToString::to_string);
+                tracing::warn!(error, "lost the connection during the swap; asking the server what became of it");
                 (*session, pid) = reopen(url, swap, pid).await?;
                 if committed(session, swap).await? {
-                    return Ok(SwapReport { attempts, lock_wait_ms: 0.0, batch_ms: 0.0 });
+                    return Ok(SwapReport { attempts, answer_lost: true, ..SwapReport::default() });
                 }
             }
             // The head of the loop ends it.
@@ -125,7 +129,11 @@ async fn attempt(
     cancel: &CancellationToken,
 ) -> Result<Attempt, PushError> {
     let table = &swap.options.table;
-    let error = match session.simple_query(&swap.batch(budget)).await {
+    let batch = swap.batch(budget);
+    let Ok(answer) = tokio::time::timeout(swap.options.silence_max, session.simple_query(&batch)).await else {
+        return Ok(Attempt::Lost(None));
+    };
+    let error = match answer {
         Ok(messages) => {
             let timing = messages.iter().find_map(|message| match message {
                 SimpleQueryMessage::Row(row) => {
@@ -141,13 +149,15 @@ async fn attempt(
         }
         Err(error) => error,
     };
-    let Some(code) = error.code().filter(|_| !is_connection_lost(&error)) else { return Ok(Attempt::Lost(error)) };
+    let Some(code) = error.code().filter(|_| !is_connection_lost(&error)) else {
+        return Ok(Attempt::Lost(Some(error)));
+    };
     let blocked = *code == SqlState::LOCK_NOT_AVAILABLE || *code == SqlState::T_R_DEADLOCK_DETECTED;
     let stopped = *code == SqlState::QUERY_CANCELED && cancel.is_cancelled();
     let drifted = code.code() == DRIFT;
     // The server has released every lock already; this only makes the session usable again.
     if let Err(error) = session.batch_execute("ROLLBACK").await {
-        return Ok(Attempt::Lost(error));
+        return Ok(Attempt::Lost(Some(error)));
     }
     if blocked || stopped {
         return Ok(Attempt::Blocked);
@@ -163,7 +173,7 @@ async fn attempt(
 /// session's process id too.
 async fn reopen(url: &DatabaseUrl, swap: &Swap<'_>, lost_pid: i32) -> Result<(Session, i32), PushError> {
     let table = &swap.options.table;
-    let deadline = Instant::now() + OUTCOME_PATIENCE;
+    let deadline = Instant::now() + swap.options.outcome_patience;
     loop {
         let error = match open_and_wait(url, swap, lost_pid).await {
             Ok(opened) => return Ok(opened),
@@ -211,7 +221,12 @@ async fn committed(session: &Client, swap: &Swap<'_>) -> Result<bool, PushError>
 /// Who holds locks on the tables of the swap, as far as we may see.
 async fn blockers(session: &Client, swap: &Swap<'_>) -> Vec<String> {
     let oids: Vec<u32> = swap.live.map(|live| live.oid).into_iter().collect();
-    let rows = session
+    lock_holders(session, &oids).await
+}
+
+/// Who holds locks on tables, as far as we may see.
+pub(super) async fn lock_holders(client: &Client, oids: &[u32]) -> Vec<String> {
+    let rows = client
         .query(
             "SELECT DISTINCT format('pid %s (role %s%s, %s, transaction open for %s s)', a.pid, a.usename, \
                       ', ' || nullif(a.application_name, ''), coalesce(a.state, 'background'), \

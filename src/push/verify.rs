@@ -1,39 +1,95 @@
-//! Whether what arrived is what was sent: the row count, and the nulls of every column.
+//! Whether what arrived is what was sent, and whether it is enough.
 
 use tokio_postgres::Client;
 
-use crate::pg::{quote_ident, quote_table};
+use crate::pg::quote_table;
 use crate::schema::TableName;
 
-use super::columns::ColumnMatch;
 use super::copy_in::Loaded;
 use super::error::PushError;
+use super::options::TargetOptions;
+use super::tally::ServerForms;
 
-/// Counts rows and nulls on the server and compares them with the encoder's counts.
+/// Aggregates asked for at once; a row of the server has at most 1664 columns.
+const AGGREGATES_MAX: usize = 1600;
+
+/// Refuses a dataset that is much smaller than the live table: rather something went wrong on the way than that so many
+/// rows are gone.
+pub(super) async fn enough_rows(client: &Client, options: &TargetOptions, rows: u64) -> Result<(), PushError> {
+    let table = &options.table;
+    if options.min_rows_of_live <= 0.0 {
+        return Ok(());
+    }
+    let sql = format!("SELECT count(*) FROM {}", quote_table(table));
+    let failed = |source| PushError::at("count the live table's rows", table, source);
+    let live: i64 = client.query_one(&sql, &[]).await.map_err(failed)?.get(0);
+    let live = u64::try_from(live).unwrap_or(0);
+    let least = least_rows(live, options.min_rows_of_live);
+    if rows < least { Err(PushError::TooFewRows { table: table.clone(), rows, live, least }) } else { Ok(()) }
+}
+
+/// The least rows that are a share of the live table's, in whole thousandths.
+pub fn least_rows(live: u64, share: f64) -> u64 {
+    /// Shares are compared to three digits.
+    const WHOLE: u128 = 1000;
+    let thousandths = format!("{:.0}", share.clamp(0.0, 1.0) * 1000.0).parse::<u128>().unwrap_or(WHOLE);
+    u64::try_from((u128::from(live) * thousandths).div_ceil(WHOLE)).unwrap_or(u64::MAX)
+}
+
+/// Asks the server for the rows and each column's values, least, greatest and sum, and compares with what was sent.
+///
+/// One pass over the table answers for a few hundred columns; a parallel plan cannot have more aggregates.
 pub(super) async fn check(
     client: &Client,
     table: &TableName,
     staging: &TableName,
-    columns: &ColumnMatch,
     loaded: &Loaded,
 ) -> Result<(), PushError> {
-    // A column that refuses nulls has none.
-    let nullable: Vec<_> = columns.load.iter().zip(&loaded.nulls).filter(|((_, column), _)| !column.not_null).collect();
-    let counts = nullable.iter().map(|((_, column), _)| format!(", count({})", quote_ident(&column.name)));
-    let sql = format!("SELECT ARRAY[count(*){}] FROM {}", counts.collect::<String>(), quote_table(staging));
-    let row = client.query_one(&sql, &[]).await.map_err(|source| PushError::at("verify the load", table, source))?;
-    let counts: Vec<i64> = row.get(0);
-    let mut counts = counts.into_iter().map(|count| u64::try_from(count).unwrap_or(0));
-    let rows = counts.next().unwrap_or(0);
     let differs = |what| PushError::Verify { table: table.clone(), what };
-    if rows != loaded.rows {
-        return Err(differs(format!("{rows} rows arrived of {}", loaded.rows)));
-    }
-    for (((_, column), nulls), present) in nullable.into_iter().zip(counts) {
-        if rows - present != *nulls {
-            let found = rows - present;
-            return Err(differs(format!("column {} has {found} nulls and was sent with {nulls}", column.name)));
+    let mut tallies = loaded.tallies.as_slice();
+    loop {
+        let mut asked: Vec<String> = Vec::new();
+        let mut lengths = Vec::new();
+        for tally in tallies {
+            let expressions = tally.expressions();
+            if asked.len() + expressions.len() > AGGREGATES_MAX {
+                break;
+            }
+            lengths.push(expressions.len());
+            asked.extend(expressions);
         }
+        let answers = ask(client, table, staging, &asked).await?;
+        let (about_server, answers) = answers.split_at_checked(2).unwrap_or_default();
+        let server = ServerForms::of(about_server);
+        let (rows, mut answers) = answers.split_first().ok_or_else(|| differs("no rows were counted".to_owned()))?;
+        let rows = rows.as_deref().and_then(|rows| rows.parse().ok()).unwrap_or(0);
+        if rows != loaded.rows {
+            return Err(differs(format!("{rows} rows arrived of {}", loaded.rows)));
+        }
+        let (now, later) = tallies.split_at_checked(lengths.len()).unwrap_or_default();
+        for (tally, length) in now.iter().zip(lengths) {
+            let (of_column, rest) = answers.split_at_checked(length).unwrap_or_default();
+            if let Some(what) = tally.difference(rows, of_column, server) {
+                return Err(differs(what));
+            }
+            answers = rest;
+        }
+        if later.is_empty() {
+            return Ok(());
+        }
+        tallies = later;
     }
-    Ok(())
+}
+
+async fn ask(
+    client: &Client,
+    table: &TableName,
+    staging: &TableName,
+    asked: &[String],
+) -> Result<Vec<Option<String>>, PushError> {
+    let rows = std::iter::once("count(*)::text".to_owned());
+    let all: Vec<String> = rows.chain(asked.iter().cloned()).collect();
+    let sql = format!("SELECT ARRAY[{}, {}] FROM {}", ServerForms::SQL, all.join(", "), quote_table(staging));
+    let row = client.query_one(&sql, &[]).await.map_err(|source| PushError::at("verify the load", table, source))?;
+    Ok(row.get(0))
 }

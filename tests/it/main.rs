@@ -1,19 +1,27 @@
 //! Integration tests against the real thing: private Postgres servers, the real program, real kills.
 
 mod audit;
+mod backups;
 mod bad_input;
 mod cli;
 mod connections;
 mod drift;
 mod encode;
 mod fixtures;
+mod gc;
 mod incremental;
 mod insert_missing;
 mod live_views;
 mod local_server;
 mod oracle;
 mod poolers;
+mod preview;
 mod push;
+mod push_catalog;
+mod push_columns;
+mod push_faults;
+mod push_merge;
+mod push_readers;
 mod rebuild;
 mod reference;
 mod retry;

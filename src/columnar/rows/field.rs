@@ -1,7 +1,8 @@
 //! How the values of one array become fields: first how long they get, then what they are.
 
-use arrow::array::{Array, ArrayAccessor, ArrayRef, AsArray};
+use arrow::array::{Array, ArrayAccessor, ArrayRef, AsArray, BooleanArray};
 use arrow::buffer::NullBuffer;
+use arrow::compute::nullif;
 use arrow::datatypes::DataType;
 
 use crate::wire::{NULL_FIELD, ValueError};
@@ -87,6 +88,24 @@ impl FieldEncoder {
                 Ok(())
             }
         }
+    }
+
+    /// Puts null in the place of values that do not fit; answers how many there were.
+    pub(super) fn null_misfits(&mut self, array: &mut ArrayRef) -> u64 {
+        let mut misfits = vec![false; array.len()];
+        let mut encoded = Prepared::default();
+        let mut count = 0;
+        while let Err((row, _)) = self.encode(array, &mut encoded) {
+            // One that is null already does not fit for a reason that null does not mend; encoding it says which.
+            let Some(misfit) = misfits.get_mut(row).filter(|misfit| !**misfit) else { break };
+            *misfit = true;
+            match nullif(array, &BooleanArray::from(misfits.clone())) {
+                Ok(nulled) => *array = nulled,
+                Err(_) => break,
+            }
+            count += 1;
+        }
+        count
     }
 
     /// Encodes a whole array: its fields one after another, and where each ends.

@@ -5,8 +5,8 @@
 //! adds up how long each tuple gets, the second writes every column's fields into the places so found. Inner loops
 //! therefore run over one column with one known type, and what they write stays in the processor's cache.
 //!
-//! Nothing is rounded, cut or replaced: a value that the target column would change is an error that names column
-//! and row.
+//! Nothing is rounded, cut or replaced unless the configuration says so: a value that the target column would change
+//! is an error that names column and row.
 
 mod field;
 mod form;
@@ -20,7 +20,7 @@ mod types;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, RecordBatch};
+use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Schema};
 use bytes::BytesMut;
@@ -31,7 +31,7 @@ use crate::wire::{ValueError, tuple_start};
 use field::FieldEncoder;
 use form::Form;
 pub use form::is_interval;
-pub use policy::PushPolicy;
+pub use policy::{OnUnfit, PushPolicy};
 use slots::Slots;
 
 /// Rows encoded at once: few enough that the tuples of a wide table stay in the second-level cache, enough that the
@@ -134,6 +134,9 @@ struct Column {
     data_type: DataType,
     encoder: FieldEncoder,
     nulls: u64,
+    /// Whether values that do not fit become null, and how many did.
+    null_misfits: bool,
+    nulled: u64,
 }
 
 /// A failed row of a block.
@@ -180,6 +183,8 @@ impl RowEncoder {
                     data_type,
                     encoder: FieldEncoder::new(form, target.not_null),
                     nulls: 0,
+                    null_misfits: policy.misfit == OnUnfit::Null && !target.not_null,
+                    nulled: 0,
                 }),
                 None => refused.push(RefusedPair {
                     column: target.name.clone(),
@@ -230,6 +235,11 @@ impl RowEncoder {
         self.columns.iter().map(|column| column.nulls)
     }
 
+    /// Values that became null because their column cannot hold them, by target column that has any.
+    pub fn nulled(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.columns.iter().filter(|column| column.nulled > 0).map(|column| (column.name.as_str(), column.nulled))
+    }
+
     fn check_schema(&self, batch: &RecordBatch) -> Result<(), EncodeError> {
         for column in &self.columns {
             let found = batch.columns().get(column.index).map_or(&DataType::Null, |array| array.data_type());
@@ -265,14 +275,26 @@ impl RowEncoder {
         Ok(batch)
     }
 
+    /// The block's columns, with null in the place of values that do not fit where that is allowed.
+    fn fitting(&mut self, block: &RecordBatch) -> Vec<ArrayRef> {
+        let mut arrays = block.columns().to_vec();
+        for column in self.columns.iter_mut().filter(|column| column.null_misfits) {
+            if let Some(array) = arrays.get_mut(column.index) {
+                column.nulled += column.encoder.null_misfits(array);
+            }
+        }
+        arrays
+    }
+
     fn encode_block(&mut self, block: &RecordBatch, out: &mut BytesMut) -> Result<(), (usize, BlockError)> {
         let rows = block.num_rows();
+        let arrays = self.fitting(block);
         let fields = i16::try_from(self.columns.len()).map_err(|_| (0, (0, ValueError::TooBig)))?;
         let start = tuple_start(fields);
         self.places.clear();
         self.places.resize(rows, start.len());
         for (index, column) in self.columns.iter_mut().enumerate() {
-            let array = block.column(column.index);
+            let array = &arrays[column.index];
             column.encoder.measure(array, &mut self.places).map_err(|error| (index, error))?;
         }
         let mut end = out.len();
@@ -285,12 +307,12 @@ impl RowEncoder {
         let mut slots = Slots { bytes: out, places: &mut self.places };
         slots.fill(None, std::iter::repeat_n((), rows), |()| Ok(start)).map_err(|error| (0, error))?;
         for (index, column) in self.columns.iter().enumerate() {
-            column.encoder.write(block.column(column.index), &mut slots).map_err(|error| (index, error))?;
+            column.encoder.write(&arrays[column.index], &mut slots).map_err(|error| (index, error))?;
         }
         for column in &mut self.columns {
             let nulls = match column.encoder.form {
                 Form::Nulls => rows,
-                _ => block.column(column.index).null_count(),
+                _ => arrays[column.index].null_count(),
             };
             column.nulls += u64::try_from(nulls).unwrap_or(u64::MAX);
         }

@@ -14,6 +14,20 @@ pub struct PushPolicy {
     /// NUL characters inside text.
     #[serde(rename = "push_nul", with = "nul")]
     pub strip_nul: bool,
+    /// Values that the column cannot hold.
+    #[serde(rename = "push_misfit")]
+    pub misfit: OnUnfit,
+}
+
+/// What happens to a value that the target column cannot hold.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnUnfit {
+    /// The push fails and names row and column.
+    #[default]
+    Error,
+    /// It becomes null and is counted.
+    Null,
 }
 
 /// `error` or `strip`.

@@ -2,6 +2,7 @@
 
 mod binary;
 mod guarded;
+mod held;
 mod proxy;
 mod servers;
 
@@ -15,6 +16,7 @@ use racealpha::pg::{LocalServer, ServerOptions, ServerUrl};
 use tokio_postgres::{Client, NoTls};
 
 pub(crate) use binary::{Ran, Workspace};
+pub(crate) use held::{DIGEST, HeldTarget, OLD_ROWS, STEPS, Step, text};
 pub(crate) use proxy::{Fault, Proxy};
 pub(crate) use servers::{Bouncer, Standby, password};
 

@@ -1,0 +1,191 @@
+//! Which columns a push fills and from where, what happens to values that do not fit, and how it knows that what arrived
+//! is what was sent.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop where it is")]
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use arrow::array::{
+    ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int64Array, RecordBatch, StringArray,
+};
+use futures::stream;
+use racealpha::columnar::{OnUnfit, PushPolicy};
+use racealpha::pg::DatabaseUrl;
+use racealpha::progress::Progress;
+use racealpha::push::{self, Dataset, MissingColumns, PushError, PushReport, TargetOptions};
+use racealpha::schema::TableName;
+use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::TestDb;
+
+fn options(key: &[&str]) -> TargetOptions {
+    let key = key.iter().map(ToString::to_string).collect();
+    TargetOptions::new(TableName::new("public", "dataset"), key)
+}
+
+fn batch(columns: &[(&str, ArrayRef)]) -> RecordBatch {
+    RecordBatch::try_from_iter_with_nullable(columns.iter().map(|(name, array)| (*name, Arc::clone(array), true)))
+        .unwrap()
+}
+
+async fn push(db: &TestDb, options: &TargetOptions, run: &str, batch: RecordBatch) -> Result<PushReport, PushError> {
+    let url: DatabaseUrl = db.url().parse().unwrap();
+    let rows = u64::try_from(batch.num_rows()).unwrap();
+    let dataset = Dataset { schema: batch.schema(), rows, batches: stream::iter([Ok(batch)]) };
+    push::push(&url, options, dataset, run, &Progress::new(), &CancellationToken::new()).await
+}
+
+async fn texts(client: &Client, sql: &str) -> Result<Vec<String>> {
+    Ok(client.query(sql, &[]).await?.iter().map(|row| row.get(0)).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kept_columns_stay_with_their_rows_and_new_rows_get_the_next_values() -> Result<()> {
+    let db = TestDb::new("columns_kept").await?;
+    let client = db.client().await?;
+    client
+        .batch_execute(
+            "CREATE TABLE dataset (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, race int NOT NULL, horse text NOT NULL, \
+                points float8, created_at date NOT NULL DEFAULT '2030-01-01', note text, UNIQUE (race, horse)); \
+             INSERT INTO dataset (race, horse, points, created_at, note) \
+                VALUES (1, 'b', 1, '2020-01-01', 'first'), (1, 'a', 2, '2020-01-02', NULL), (2, 'a', 3, '2020-01-03', 'gone')",
+        )
+        .await?;
+    let rows = batch(&[
+        ("horse", Arc::new(StringArray::from(vec!["a", "b", "c"]))),
+        ("race", Arc::new(Int64Array::from(vec![1, 1, 9]))),
+        ("points", Arc::new(Float64Array::from(vec![20.0, 10.0, 90.0]))),
+    ]);
+    let mut options = options(&["race", "horse"]);
+    let refused = push(&db, &options, "r1", rows.clone()).await.unwrap_err().to_string();
+    assert!(refused.contains("column note: the dataset lacks it, so it would be null"), "{refused}");
+    assert!(!refused.contains("created_at"), "the server fills it: {refused}");
+    options.missing_columns = MissingColumns::Keep;
+    let report = push(&db, &options, "r2", rows.clone()).await?;
+    assert_eq!(
+        report.notes.iter().filter(|note| note.contains("id, created_at, note are taken from the rows")).count(),
+        1,
+        "{:?}",
+        report.notes
+    );
+    let shown = "SELECT concat_ws(' ', id, race, horse, points, created_at, note) FROM dataset ORDER BY id";
+    assert_eq!(
+        texts(&client, shown).await?,
+        ["1 1 b 10 2020-01-01 first", "2 1 a 20 2020-01-02", "4 9 c 90 2030-01-01"]
+    );
+    client.batch_execute("INSERT INTO dataset (race, horse) VALUES (10, 'd')").await?;
+    assert_eq!(texts(&client, "SELECT id::text FROM dataset WHERE race = 10").await?, ["5"]);
+
+    // One column at a time, and never without a key to find its rows by.
+    options.missing_columns = MissingColumns::Null;
+    options.missing.insert("created_at".to_owned(), MissingColumns::Keep);
+    push(&db, &options, "r3", rows.clone()).await?;
+    let shown = "SELECT concat_ws(' ', race, horse, created_at, note) FROM dataset ORDER BY race, horse";
+    assert_eq!(texts(&client, shown).await?, ["1 a 2020-01-02", "1 b 2020-01-01", "9 c 2030-01-01"]);
+    options.key = vec!["nobody".to_owned()];
+    options.missing.insert("nothing".to_owned(), MissingColumns::Null);
+    let refused = push(&db, &options, "r4", rows).await.unwrap_err().to_string();
+    assert!(refused.contains("column nobody: it is part of the key"), "{refused}");
+    assert!(refused.contains("column nothing: a setting names it"), "{refused}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_that_does_not_fit_is_an_error_or_null_and_counted() -> Result<()> {
+    let db = TestDb::new("columns_misfit").await?;
+    let client = db.client().await?;
+    client
+        .batch_execute("CREATE TABLE dataset (id int PRIMARY KEY, small smallint, price numeric(4,1), name varchar(3))")
+        .await?;
+    let ids: Vec<i64> = (0..600).collect();
+    let rows = batch(&[
+        ("id", Arc::new(Int64Array::from(ids.clone()))),
+        ("small", Arc::new(Int64Array::from_iter_values(ids.iter().map(|id| if *id == 500 { 70_000 } else { *id })))),
+        ("price", Arc::new(Float64Array::from_iter_values(ids.iter().map(|id| if id % 300 == 7 { 1e9 } else { 0.5 })))),
+        ("name", Arc::new(StringArray::from_iter_values(ids.iter().map(|id| if *id == 3 { "long" } else { "ok" })))),
+    ]);
+    let mut options = options(&["id"]);
+    let mut refusals = Vec::new();
+    for column in ["name", "price", "small"] {
+        refusals.push(push(&db, &options, "r1", rows.clone()).await.unwrap_err().to_string());
+        options.columns.insert(column.to_owned(), PushPolicy { misfit: OnUnfit::Null, ..PushPolicy::default() });
+    }
+    assert!(refusals[0].contains("(id=") && refusals[0].contains("nothing was changed"), "{refusals:?}");
+    assert!(refusals[2].contains("public.dataset, column small, row 500 (id=500)"), "{refusals:?}");
+    let report = push(&db, &options, "r2", rows.clone()).await?;
+    let nulled: Vec<(&str, u64)> = report.nulled.iter().map(|(name, count)| (name.as_str(), *count)).collect();
+    assert_eq!(nulled, [("name", 1), ("price", 2), ("small", 1)]);
+    let shown = "SELECT concat_ws(' ', id, small, price, name) FROM dataset WHERE num_nulls(small, price, name) > 0 ORDER BY id";
+    assert_eq!(texts(&client, shown).await?, ["3 3 0.5", "7 7 ok", "307 307 ok", "500 0.5 ok"]);
+
+    // Where null is not allowed either, the value is the error.
+    client
+        .batch_execute("UPDATE dataset SET small = 0 WHERE small IS NULL; ALTER TABLE dataset ALTER small SET NOT NULL")
+        .await?;
+    let refused = push(&db, &options, "r3", rows).await.unwrap_err().to_string();
+    assert!(refused.contains("column small, row 500 (id=500)"), "{refused}");
+    Ok(())
+}
+
+/// Changes one row of a staging table as soon as it has an index, which no count of rows or nulls would notice.
+const TAMPER: &str = "CREATE FUNCTION tamper() RETURNS event_trigger LANGUAGE plpgsql AS $$ DECLARE place text; BEGIN \
+        FOR place IN SELECT nspname FROM pg_catalog.pg_namespace WHERE pg_catalog.starts_with(nspname, '_push_') LOOP \
+            EXECUTE pg_catalog.format('UPDATE %I.dataset SET CHANGE WHERE id = 50', place); \
+        END LOOP; END $$; \
+     CREATE EVENT TRIGGER tampering ON ddl_command_end WHEN TAG IN ('CREATE INDEX') EXECUTE FUNCTION tamper()";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_arrives_otherwise_than_it_was_sent_is_found_in_every_column() -> Result<()> {
+    let db = TestDb::new("columns_verify").await?;
+    let client = db.client().await?;
+    client
+        .batch_execute(
+            "CREATE TABLE dataset (id bigint PRIMARY KEY, name text, points float8, light float4, price numeric(12,3), day date, won bool); \
+             INSERT INTO dataset (id) VALUES (-1)",
+        )
+        .await?;
+    let ids: Vec<i64> = (0..100).collect();
+    let numbers = || ids.iter().map(|id| f64::from(i32::try_from(*id).unwrap()));
+    let points = numbers().map(|number| match number {
+        90.0 => f64::NAN,
+        91.0 => f64::NEG_INFINITY,
+        92.0 => -0.0,
+        number => number / 7.0,
+    });
+    let rows = batch(&[
+        ("id", Arc::new(Int64Array::from(ids.clone()))),
+        ("name", Arc::new(StringArray::from_iter_values(ids.iter().map(|id| format!("é{id:03}"))))),
+        ("points", Arc::new(Float64Array::from_iter_values(points))),
+        ("light", Arc::new(Float64Array::from_iter_values(numbers().map(|number| number / 8.0)))),
+        (
+            "price",
+            Arc::new(
+                Decimal128Array::from_iter_values((0..100).map(|cents| cents * 1_001 - 50_000))
+                    .with_precision_and_scale(12, 3)?,
+            ),
+        ),
+        ("day", Arc::new(Date32Array::from_iter_values(-50..50))),
+        ("won", Arc::new(BooleanArray::from(ids.iter().map(|id| id % 3 == 0).collect::<Vec<bool>>()))),
+    ]);
+    push(&db, &options(&["id"]), "r0", rows.clone()).await?;
+    let cases = [
+        ("points = points + 0.001", "column points has another sum"),
+        ("points = NULL", "column points has 1 nulls and was sent with 0"),
+        ("light = 1000", "column light lies between other values"),
+        ("light = light + 0.5", "column light has another sum"),
+        ("price = price + 0.001", "column price has another sum"),
+        ("day = ''2999-01-01''", "column day lies between"),
+        ("name = ''~''", "column name lies between"),
+        ("won = NOT won", "column won has another sum"),
+    ];
+    for (index, (change, expected)) in cases.into_iter().enumerate() {
+        client.batch_execute(&TAMPER.replace("CHANGE", change)).await?;
+        let error = push(&db, &options(&["id"]), &format!("r{}", index + 1), rows.clone()).await.unwrap_err();
+        let found = error.to_string();
+        assert!(matches!(error, PushError::Verify { .. }) && found.contains(expected), "{change}: {found}");
+        client.batch_execute("DROP EVENT TRIGGER tampering; DROP FUNCTION tamper").await?;
+    }
+    assert_eq!(texts(&client, "SELECT count(*)::text FROM dataset").await?, ["100"]);
+    Ok(())
+}
