@@ -100,3 +100,65 @@ impl FileEncoding {
             .build()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+    use parquet::arrow::ArrowWriter;
+    use parquet::file::metadata::ParquetMetaData;
+
+    use super::*;
+
+    const ROWS: i64 = 4_000;
+
+    fn written(encoding: &FileEncoding, key: &[&str]) -> ParquetMetaData {
+        let ids: Int64Array = (0..ROWS).collect();
+        let names: StringArray = (0..ROWS).map(|id| Some(format!("horse {}", id % 7))).collect();
+        let batch =
+            RecordBatch::try_from_iter([("id", Arc::new(ids) as ArrayRef), ("name", Arc::new(names) as ArrayRef)]);
+        let batch = batch.unwrap();
+        let key: Vec<String> = key.iter().map(|&column| column.to_owned()).collect();
+        let properties = encoding.properties(&batch.schema(), &key);
+        let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).unwrap();
+        writer.write(&batch).unwrap();
+        writer.finish().unwrap()
+    }
+
+    fn has_dictionary(file: &ParquetMetaData, column: usize) -> bool {
+        file.row_group(0).column(column).dictionary_page_offset().is_some()
+    }
+
+    #[test]
+    fn a_table_gets_what_its_settings_say() {
+        let plain = written(&FileEncoding::default(), &["id"]);
+        assert_eq!(plain.num_row_groups(), 1);
+        assert!(!has_dictionary(&plain, 0), "a key of one column has no dictionary");
+        assert!(has_dictionary(&plain, 1));
+        assert_eq!(plain.row_group(0).column(1).bloom_filter_offset(), None);
+
+        let set: FileEncoding = toml::from_str(
+            "zstd_level = 19\nrow_group_rows = 1000\nno_dictionary = ['name']\nbloom_filters = ['id', 'name']",
+        )
+        .unwrap();
+        assert_eq!(set.bad_number(), None);
+        let file = written(&set, &["id"]);
+        assert_eq!(file.num_row_groups(), 4);
+        assert!(!has_dictionary(&file, 1));
+        assert!(file.row_group(3).columns().iter().all(|column| column.bloom_filter_offset().is_some()));
+    }
+
+    #[test]
+    fn numbers_out_of_bounds_and_unknown_columns_are_named() {
+        let schema = Schema::empty();
+        let named = FileEncoding { no_dictionary: vec!["hors".to_owned()], ..FileEncoding::default() };
+        assert_eq!(named.unknown_column(&schema), Some("hors"));
+        let level = FileEncoding { zstd_level: 23, ..FileEncoding::default() };
+        assert_eq!(level.bad_number().as_deref(), Some("zstd_level is 23; it can be -7 to 22"));
+        let rows = FileEncoding { row_group_rows: 1, ..FileEncoding::default() };
+        assert_eq!(rows.bad_number().as_deref(), Some("row_group_rows is 1; it can be 1 000 to 10 000 000"));
+    }
+}

@@ -162,13 +162,14 @@ async fn a_server_that_restarts_is_waited_for() -> Result<()> {
 async fn a_standby_that_cancels_a_pull_is_read_again_or_named() -> Result<()> {
     let primary = LocalServer::start(&ServerOptions::default())?;
     let client = connect(primary.url().as_str()).await?;
-    create_races(&client, 60_000).await?;
+    // More than the sockets' buffers take, so that the server is still copying when it is looked at.
+    create_races(&client, 240_000).await?;
     let settings = ["-c", "max_standby_streaming_delay=50ms", "-c", "hot_standby_feedback=off"];
     let standby = Standby::of(&primary, &settings).await?;
     let url = format!("postgres://postgres:{}@127.0.0.1:{}/postgres", password(&primary)?, standby.port);
     let watcher = connect(&url).await?;
     let workspace = Workspace::at(&url)?;
-    let child = workspace.command(["--json", "pull", "races", "--max-rate", "3"]).spawn()?;
+    let child = workspace.command(["--json", "pull", "races", "--max-rate", "10"]).spawn()?;
     copying(&watcher, "racealpha pull").await?;
     client.batch_execute("DELETE FROM races WHERE race_id % 2 = 0").await?;
     client.batch_execute("VACUUM races").await?;
