@@ -20,7 +20,14 @@ async fn pulled(lake: &str) -> Context {
     let url: DatabaseUrl = server.create_database("racing").await.unwrap().as_str().parse().unwrap();
     let (pipeline, folder) = Pipeline::load(None, &[]).unwrap();
     let settings = Settings::for_server(url.clone(), lake.to_owned(), CONNECTIONS);
-    let context = Context { pipeline, folder, settings, progress: Progress::new(), cancel: CancellationToken::new() };
+    let context = Context {
+        run_id: None,
+        pipeline,
+        folder,
+        settings,
+        progress: Progress::new(),
+        cancel: CancellationToken::new(),
+    };
     let mut session = Session::open(&url, "racealpha bench").await.unwrap();
     let options = FixtureOptions { races: RACES, seed: SEED };
     load(&mut session, &options, &context.progress, &context.cancel).await.unwrap();

@@ -21,6 +21,7 @@
 //! | [`push`] | staging table, swap, rollback, views beside the live table | pg, columnar | the source, DuckDB |
 //! | [`fixtures`] | a synthetic source | pg | the lake |
 //! | [`pipeline`] | joins the steps into commands; runs and their records | all of the above, [`config`] | arguments, HTTP |
+//! | [`server`] | the dashboard and its API | pipeline, [`config`], [`telemetry`] | arguments, the steps |
 //! | [`cli`] | arguments, terminal, exit codes | pipeline, [`config`], [`telemetry`] | the steps |
 //!
 //! # Invariants
@@ -42,6 +43,7 @@ pub mod pipeline;
 pub mod progress;
 pub mod push;
 pub mod schema;
+pub mod server;
 pub mod source;
 pub mod telemetry;
 pub mod transform;

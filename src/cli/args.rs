@@ -1,6 +1,7 @@
 //! The arguments. Help texts are written for a person who uses the program for the first time.
 
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -115,6 +116,11 @@ pub(super) enum Command {
     /// Prints what every column of the dataset means, as Markdown
     #[command(after_help = "Example: racealpha features > docs/features.md")]
     Features,
+    /// Serves the dashboard and its API
+    #[command(
+        after_help = "Example: racealpha serve\n         RACEALPHA_TOKEN=… racealpha serve --host 0.0.0.0 --schedule \"0 16 * * 6\" --zone Australia/Sydney"
+    )]
+    Serve(ServeArguments),
     /// Makes the synthetic source: loads it into a database, or writes CSV files
     #[command(after_help = "Example: racealpha fixtures --races 20000 --load postgres://…/scratch")]
     Fixtures(FixtureArguments),
@@ -346,6 +352,25 @@ pub(super) struct DemoArguments {
     /// Leaves server and lake in place and prints how to reach and remove them
     #[arg(long)]
     pub(super) keep: bool,
+    /// Serves the dashboard over them at the end, until Ctrl-C
+    #[arg(long)]
+    pub(super) serve: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ServeArguments {
+    /// Where to listen; beyond this machine only with RACEALPHA_TOKEN set [default: 0.0.0.0 with a token, else 127.0.0.1]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) host: Option<IpAddr>,
+    /// The port; 0 takes a free one [default: $PORT, else 8000]
+    #[arg(long, value_name = "N")]
+    pub(super) port: Option<u16>,
+    /// Rebuilds at the times of a cron expression: minute hour day month weekday
+    #[arg(long, value_name = "CRON")]
+    pub(super) schedule: Option<String>,
+    /// The schedule's time zone
+    #[arg(long, value_name = "ZONE", default_value = "UTC", requires = "schedule")]
+    pub(super) zone: String,
 }
 
 #[derive(Debug, Args)]

@@ -8,13 +8,13 @@ use tokio_util::sync::CancellationToken;
 use super::args::{Arguments, Command, FixtureArguments, LocalServerArguments, QueryArguments, QueryFormat};
 use super::bars::Shown;
 use super::output::Output;
-use super::{housekeeping, preview_view, signals, views};
+use super::{housekeeping, preview_view, serve_command, signals, views};
 use crate::config::{Flags, Pipeline, Settings, early_setting};
 use crate::fixtures::{self, FixtureOptions};
 use crate::pg::{DatabaseUrl, LocalServer, ServerOptions, Session};
 use crate::pipeline::{
-    self, Context, DemoOptions, FeatureReport, GcOptions, PipelineError, PullOptions, PushOptions, RowFormat,
-    TransformOptions, ValidateOptions,
+    self, Context, DemoOptions, FeatureReport, GcOptions, PipelineError, PullOptions, PushOptions, QueryLimits,
+    RowFormat, TransformOptions, ValidateOptions,
 };
 use crate::progress::Progress;
 
@@ -40,7 +40,7 @@ pub(super) async fn run(arguments: Arguments, output: &Output) -> anyhow::Result
 }
 
 /// What is left to do when a command has ended: print its result.
-type Printing = Box<dyn FnOnce() -> anyhow::Result<ExitCode>>;
+pub(super) type Printing = Box<dyn FnOnce() -> anyhow::Result<ExitCode>>;
 
 fn printing(print: impl FnOnce() -> anyhow::Result<()> + 'static) -> Printing {
     Box::new(move || print().map(|()| ExitCode::SUCCESS))
@@ -122,6 +122,7 @@ async fn command(context: &Context, arguments: Arguments, output: Output) -> any
             let report = pipeline::features(context)?;
             printing(move || output.result(&report, FeatureReport::markdown))
         }
+        Command::Serve(serve) => serve_command::serve(context, &serve, output).await?,
         Command::Fixtures(fixtures) => fixtures_command(context, fixtures, output).await?,
         Command::Demo(demo) => {
             let options =
@@ -150,7 +151,7 @@ fn context(arguments: &Arguments, cancel: CancellationToken) -> anyhow::Result<C
         },
     };
     let settings = Settings::load(&flags, &pipeline)?;
-    Ok(Context { pipeline, folder, settings, progress: Progress::new(), cancel })
+    Ok(Context { run_id: None, pipeline, folder, settings, progress: Progress::new(), cancel })
 }
 
 async fn fixtures_command(context: &Context, arguments: FixtureArguments, output: Output) -> anyhow::Result<Printing> {
@@ -170,17 +171,18 @@ async fn fixtures_command(context: &Context, arguments: FixtureArguments, output
 }
 
 async fn query_command(context: &Context, arguments: QueryArguments, output: Output) -> anyhow::Result<Printing> {
+    let limits = QueryLimits::default();
     let format = match arguments.format {
         Some(QueryFormat::Json) => RowFormat::Json,
         Some(QueryFormat::Csv) => RowFormat::Csv,
         Some(QueryFormat::Parquet) => RowFormat::Parquet,
         None if output.is_json() => RowFormat::Json,
         None | Some(QueryFormat::Table) => {
-            let (schema, batches, more) = pipeline::query(context, &arguments.sql, TABLE_ROWS_MAX).await?;
+            let (schema, batches, more) = pipeline::query(context, &arguments.sql, &limits, TABLE_ROWS_MAX).await?;
             return Ok(printing(move || Output::text(&views::query(&schema, &batches, more)?)));
         }
     };
-    pipeline::query_into(context, &arguments.sql, format, std::io::stdout()).await?;
+    pipeline::query_into(context, &arguments.sql, &limits, format, std::io::stdout()).await?;
     Ok(printing(|| Ok(())))
 }
 

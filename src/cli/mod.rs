@@ -7,6 +7,7 @@ mod exit;
 mod housekeeping;
 mod output;
 mod preview_view;
+mod serve_command;
 mod signals;
 mod views;
 

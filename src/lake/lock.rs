@@ -46,6 +46,15 @@ impl LakeLock {
         Ok(Self { _file: file })
     }
 
+    /// Who holds the lock now, in their own words.
+    pub fn holder(lake: &Lake) -> Option<String> {
+        let mut file = File::open(lake.local_path(LOCK_FILE)).ok()?;
+        let is_held = matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
+        let mut holder = String::new();
+        // What cannot be read is held all the same.
+        is_held.then(|| file.read_to_string(&mut holder).map_or_else(|_| "another run".to_owned(), |_| holder))
+    }
+
     /// Whether a run holds the lock now.
     pub fn is_held(lake: &Lake) -> bool {
         File::open(lake.local_path(LOCK_FILE))

@@ -21,6 +21,8 @@ const RUNS: &str = "runs";
 /// What every command works with.
 #[derive(Debug, Clone)]
 pub struct Context {
+    /// The name that the next run is to have, where one was promised to somebody; else it gets one of its own.
+    pub run_id: Option<RunId>,
     /// The pipeline file.
     pub pipeline: Pipeline,
     /// What its relative paths mean; none for the built-in pipeline.
@@ -76,6 +78,11 @@ impl RunId {
         Self(format!("{}-{random:04x}", now.format("%Y%m%dT%H%M%S")))
     }
 
+    /// A name for a run that starts now, unlike any other.
+    pub fn for_now() -> Self {
+        Self::new(Utc::now(), rand::random())
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -102,6 +109,19 @@ pub enum RunState {
     Blocked,
     /// It was cancelled, or its process died.
     Interrupted,
+}
+
+impl RunState {
+    /// The word that records use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Blocked => "blocked",
+            Self::Interrupted => "interrupted",
+        }
+    }
 }
 
 /// One step of a run.
@@ -140,6 +160,17 @@ pub struct RunRecord {
     pub version_after: Option<Version>,
 }
 
+impl RunRecord {
+    /// The record as it is to be read: a run without an end whose process is gone was interrupted.
+    fn seen_now(mut self, is_alive: bool) -> Self {
+        if self.state == RunState::Running && !is_alive {
+            self.state = RunState::Interrupted;
+            self.error = Some("the process ended without finishing the run".to_owned());
+        }
+        self
+    }
+}
+
 /// A run under way: holds the lake's lock.
 #[derive(Debug)]
 pub struct Run {
@@ -171,7 +202,7 @@ pub(super) async fn with_run<T>(
 ) -> Result<T, PipelineError> {
     let lake = context.lake()?;
     let started = Utc::now();
-    let id = RunId::new(started, rand::random());
+    let id = context.run_id.clone().unwrap_or_else(RunId::for_now);
     let lock = LakeLock::take(&lake, &format!("{command}, run {id}, process {}", std::process::id()))?;
     let removed = lake.remove_unpublished().await?;
     if removed > 0 {
@@ -188,7 +219,7 @@ pub(super) async fn with_run<T>(
         version_before: lake.latest().await?.map(|manifest| manifest.version),
         version_after: None,
     };
-    let path = Path::from(format!("{RUNS}/{id}.json"));
+    let path = record_path(&id);
     lake.write_json(&path, &record).await?;
 
     let run = Run { id, lake, steps: Arc::default(), _lock: lock };
@@ -220,8 +251,12 @@ pub(super) async fn with_run<T>(
     result
 }
 
+fn record_path(id: &RunId) -> Path {
+    Path::from(format!("{RUNS}/{id}.json"))
+}
+
 /// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -241,13 +276,21 @@ pub async fn history(context: &Context, limit: usize) -> Result<Vec<RunRecord>, 
     let is_held = LakeLock::is_held(&lake);
     let mut records = Vec::new();
     for path in lake.list(RUNS).await?.iter().rev().take(limit) {
-        let mut record: RunRecord = lake.read_json(path).await?;
+        let record: RunRecord = lake.read_json(path).await?;
         let is_newest = records.is_empty();
-        if record.state == RunState::Running && !(is_newest && is_held) {
-            record.state = RunState::Interrupted;
-            record.error = Some("the process ended without finishing the run".to_owned());
-        }
-        records.push(record);
+        records.push(record.seen_now(is_newest && is_held));
     }
     Ok(records)
+}
+
+/// One run by its name; none when the lake has no record of it.
+///
+/// # Errors
+/// [`PipelineError::Lake`].
+pub async fn run_record(context: &Context, id: &RunId) -> Result<Option<RunRecord>, PipelineError> {
+    let lake = context.lake()?;
+    let paths = lake.list(RUNS).await?;
+    let Some(at) = paths.iter().position(|path| *path == record_path(id)) else { return Ok(None) };
+    let record: RunRecord = lake.read_json(&paths[at]).await?;
+    Ok(Some(record.seen_now(at + 1 == paths.len() && LakeLock::is_held(&lake))))
 }

@@ -52,7 +52,10 @@ impl Puller {
         let (pipeline, base) = Pipeline::load(Some(&file), &[])?;
         let settings = Settings::for_server(url.parse()?, folder.path().join("lake").display().to_string(), 2);
         let (progress, cancel) = (Progress::new(), CancellationToken::new());
-        Ok(Self { context: Context { pipeline, folder: base, settings, progress, cancel }, _folder: folder })
+        Ok(Self {
+            context: Context { run_id: None, pipeline, folder: base, settings, progress, cancel },
+            _folder: folder,
+        })
     }
 
     async fn pull(&self, options: PullOptions) -> Result<PulledTable> {

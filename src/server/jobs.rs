@@ -1,0 +1,241 @@
+//! One job at a time, in the background: who asked may leave and come back.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chrono::Utc;
+use tokio::runtime::Handle;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::live::{Live, Running};
+use super::problem::Problem;
+use crate::lake::{LakeLock, Version};
+use crate::pipeline::{
+    self, Context, Failure, PipelineError, PreviewReport, RunId, RunRecord, RunState, ValidateReport, chain, run_record,
+};
+use crate::progress::Progress;
+use crate::push::TargetMode;
+
+/// How often counters are told.
+const TICK: Duration = Duration::from_millis(250);
+
+/// What jobs found out and pages ask for again; it holds as long as the lake stays as it was.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Kept {
+    pub(super) validation: Option<Arc<ValidateReport>>,
+    pub(super) preview: Option<(Option<TargetMode>, Arc<PreviewReport>)>,
+}
+
+/// The job under way.
+#[derive(Debug)]
+struct Current {
+    running: Running,
+    cancel: CancellationToken,
+    ended: watch::Receiver<bool>,
+}
+
+/// How many jobs ended how, and how long the last one of each command took.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Tally {
+    pub(super) ended: BTreeMap<(String, &'static str), u64>,
+    pub(super) seconds: BTreeMap<String, f64>,
+}
+
+/// The jobs of this server.
+#[derive(Debug, Clone)]
+pub(super) struct Jobs(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    context: Context,
+    live: Live,
+    current: Mutex<Option<Current>>,
+    kept: Mutex<Kept>,
+    tally: Mutex<Tally>,
+}
+
+/// A job that was started.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) run_id: RunId,
+    ended: watch::Receiver<bool>,
+}
+
+impl Started {
+    /// Waits until the job has ended, however it ended.
+    pub(super) async fn ended(mut self) {
+        // An error says that the job is gone, which is an end too.
+        let _ = self.ended.wait_for(|ended| *ended).await;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Jobs {
+    pub(super) fn new(context: Context) -> Self {
+        let (live, current, kept, tally) = (Live::new(), Mutex::default(), Mutex::default(), Mutex::default());
+        Self(Arc::new(Shared { context, live, current, kept, tally }))
+    }
+
+    pub(super) fn live(&self) -> &Live {
+        &self.0.live
+    }
+
+    pub(super) fn tally(&self) -> Tally {
+        lock(&self.0.tally).clone()
+    }
+
+    /// The kept validation, when it is of this lake version.
+    pub(super) fn validation(&self, version: Version) -> Option<Arc<ValidateReport>> {
+        lock(&self.0.kept).validation.clone().filter(|report| report.version == version)
+    }
+
+    /// The kept preview in this mode, when it is of this version of the dataset.
+    pub(super) fn preview(&self, version: Version, mode: Option<TargetMode>) -> Option<Arc<PreviewReport>> {
+        let (of_mode, report) = lock(&self.0.kept).preview.clone()?;
+        (of_mode == mode && report.version == version).then_some(report)
+    }
+
+    /// Keeps what a job found out.
+    pub(super) fn keep(&self, change: impl FnOnce(&mut Kept)) {
+        change(&mut lock(&self.0.kept));
+    }
+
+    /// Starts a job unless one is running here or in another process.
+    ///
+    /// # Errors
+    /// A problem that names the running one.
+    pub(super) fn start<F>(&self, command: &str, job: F) -> Result<Started, Problem>
+    where
+        F: AsyncFnOnce(&Context, &Jobs) -> Result<(), PipelineError> + Send + 'static,
+    {
+        let mut current = lock(&self.0.current);
+        if let Some(current) = &*current {
+            return Err(Problem::running(Some(current.running.run_id.clone()), current.running.command.clone()));
+        }
+        if let Some(holder) = self.0.context.lake().ok().as_ref().and_then(LakeLock::holder) {
+            return Err(Problem::running(None, holder));
+        }
+        if self.0.context.cancel.is_cancelled() {
+            return Err(Problem::unavailable("the server is stopping"));
+        }
+        let run_id = RunId::for_now();
+        let cancel = self.0.context.cancel.child_token();
+        let context = Context {
+            run_id: Some(run_id.clone()),
+            progress: Progress::new(),
+            cancel: cancel.clone(),
+            ..self.0.context.clone()
+        };
+        let running = Running { run_id: run_id.clone(), command: command.to_owned(), started: Utc::now() };
+        let (tell_end, ended) = watch::channel(false);
+        *current = Some(Current { running: running.clone(), cancel, ended: ended.clone() });
+        drop(current);
+        tracing::info!("{command} begins, run {run_id}");
+        self.0.live.begin(running.clone());
+        let jobs = self.clone();
+        tokio::spawn(async move {
+            let shown = tokio::spawn(show(jobs.clone(), context.progress.subscribe()));
+            // A thread of its own: a step that computes holds up no request, and a bug in one ends the job alone.
+            let (job_context, job_jobs, runtime) = (context.clone(), jobs.clone(), Handle::current());
+            let work = move || runtime.block_on(job(&job_context, &job_jobs));
+            let result = tokio::task::spawn_blocking(work).await;
+            let result = result.unwrap_or_else(|error| Err(PipelineError::Worker(error)));
+            let record = jobs.record(&running, &result).await;
+            // The last sender goes, and the reports end.
+            drop(context);
+            let _ = shown.await;
+            jobs.end(record, &tell_end);
+        });
+        Ok(Started { run_id, ended })
+    }
+
+    /// The run's own record, or one made up for a job that writes none.
+    async fn record(&self, running: &Running, result: &Result<(), PipelineError>) -> RunRecord {
+        if let Ok(Some(record)) = run_record(&self.0.context, &running.run_id).await {
+            return record;
+        }
+        let (state, error) = match result {
+            Ok(()) => (RunState::Done, None),
+            Err(error) => {
+                let state = match error.failure() {
+                    Failure::Interrupted => RunState::Interrupted,
+                    Failure::Blocked => RunState::Blocked,
+                    _ => RunState::Failed,
+                };
+                (state, Some(chain(error)))
+            }
+        };
+        RunRecord {
+            id: running.run_id.clone(),
+            command: running.command.clone(),
+            started: running.started,
+            finished: Some(Utc::now()),
+            state,
+            error,
+            steps: Vec::new(),
+            version_before: None,
+            version_after: None,
+        }
+    }
+
+    fn end(&self, record: RunRecord, tell_end: &watch::Sender<bool>) {
+        let seconds = record.finished.unwrap_or_else(Utc::now) - record.started;
+        let mut tally = lock(&self.0.tally);
+        *tally.ended.entry((record.command.clone(), record.state.name())).or_default() += 1;
+        tally.seconds.insert(record.command.clone(), seconds.as_seconds_f64());
+        drop(tally);
+        match &record.error {
+            None => tracing::info!("{} ended: {}", record.command, record.state.name()),
+            Some(error) => tracing::warn!("{} ended: {}: {error}", record.command, record.state.name()),
+        }
+        // First the place is free, then clients hear of the end: they may start the next job at once.
+        *lock(&self.0.current) = None;
+        self.0.live.end(record);
+        let _ = tell_end.send(true);
+    }
+
+    /// Cancels the running job, or only the one named; what was cancelled.
+    pub(super) fn cancel(&self, run_id: Option<&RunId>) -> Option<RunId> {
+        let current = lock(&self.0.current);
+        let current = current.as_ref().filter(|job| run_id.is_none_or(|wanted| *wanted == job.running.run_id))?;
+        current.cancel.cancel();
+        Some(current.running.run_id.clone())
+    }
+
+    /// Waits for the running job, but not for longer than this.
+    pub(super) async fn ended(&self, at_most: Duration) {
+        let ended = lock(&self.0.current).as_ref().map(|current| current.ended.clone());
+        if let Some(mut ended) = ended {
+            // Either way the server stops now; the lake stays consistent.
+            let _ = tokio::time::timeout(at_most, ended.wait_for(|ended| *ended)).await;
+        }
+    }
+
+    /// Makes the dataset's findings anew and keeps them.
+    pub(super) async fn validated(context: &Context, jobs: &Jobs, audit: bool) -> Result<(), PipelineError> {
+        let report = pipeline::validate(context, &pipeline::ValidateOptions { audit }).await?;
+        jobs.keep(|kept| kept.validation = Some(Arc::new(report)));
+        Ok(())
+    }
+}
+
+/// Passes the steps' reports on until the last reporter is gone.
+async fn show(jobs: Jobs, mut events: tokio::sync::broadcast::Receiver<crate::progress::Event>) {
+    let mut tick = tokio::time::interval(TICK);
+    loop {
+        tokio::select! {
+            event = events.recv() => match event {
+                Ok(event) => jobs.live().take(event),
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return,
+            },
+            _ = tick.tick() => jobs.live().tick(),
+        }
+    }
+}
