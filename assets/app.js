@@ -1,0 +1,96 @@
+// The frame: navigation, what all pages share, and which page is shown.
+
+import { html, render, useCallback, useEffect, useState } from "./vendor/preact-htm.js";
+import { connect, live, subscribe } from "./live.js";
+import { useGet } from "./parts.js";
+import { Overview } from "./overview.js";
+import { Lake } from "./lake.js";
+import { Features } from "./features.js";
+import { Validation } from "./validation.js";
+import { Preview } from "./preview.js";
+import { Runs } from "./runs.js";
+import { Logs } from "./logs.js";
+import { Sql } from "./sql.js";
+
+const PAGES = {
+  overview: ["Overview", Overview], lake: ["Lake", Lake], features: ["Features", Features], validation: ["Validation", Validation],
+  preview: ["Preview", Preview], runs: ["Runs", Runs], logs: ["Log", Logs], sql: ["SQL", Sql],
+};
+const THEMES = { "": "as the system", light: "light", dark: "dark" };
+
+const place = () => {
+  const [page, argument] = location.hash.replace(/^#\//, "").split("/");
+  return { page: PAGES[page] ? page : "overview", argument: argument && decodeURIComponent(argument) };
+};
+
+function useTheme() {
+  const [theme, set] = useState(localStorage.getItem("theme") ?? "");
+  useEffect(() => {
+    document.documentElement.dataset.theme = theme;
+    localStorage.setItem("theme", theme);
+  }, [theme]);
+  const names = Object.keys(THEMES);
+  return [theme, () => set(names[(names.indexOf(theme) + 1) % names.length])];
+}
+
+function runState({ running, last }) {
+  if (running) return `running ${running.command}`;
+  if (!last) return "idle";
+  return last.state === "done" ? `${last.command} done` : `${last.command} ${last.state}: ${last.error ?? ""}`;
+}
+
+function App() {
+  const [where, go] = useState(place());
+  const [, redraw] = useState(0);
+  // Counts ends of jobs and new connections: what was asked before may be otherwise now.
+  const [epoch, age] = useState(0);
+  const [refusal, refuse] = useState(null);
+  const [theme, nextTheme] = useTheme();
+  useEffect(() => {
+    const moved = () => go(place());
+    addEventListener("hashchange", moved);
+    const left = subscribe((kind) => {
+      if (["snapshot", "run_ended"].includes(kind)) age((n) => n + 1);
+      if (kind === "run_started") refuse(null);
+      redraw((n) => n + 1);
+    });
+    connect();
+    return () => { removeEventListener("hashchange", moved); left(); };
+  }, []);
+  const act = useCallback((work) => { refuse(null); work().catch(refuse); }, []);
+  const absentIsNone = (state) => (state.error ? {} : state);
+  const app = {
+    live, act,
+    session: useGet("/api/session"),
+    pipeline: useGet("/api/pipeline"),
+    status: useGet("/api/status", [epoch]),
+    runs: useGet("/api/runs?limit=200", [epoch]),
+    validation: absentIsNone(useGet("/api/validate?cached=true", [epoch])),
+    preview: absentIsNone(useGet("/api/preview?cached=true", [epoch])),
+  };
+  const [title, Page] = PAGES[where.page];
+  useEffect(() => { document.title = `RaceAlpha: ${title}`; }, [title]);
+  const state = runState(live);
+  const session = app.session.data;
+  return html`
+    <header>
+      <a class="brand" href="#/"><img src="/assets/icon.svg" alt="" width="28" height="28" /> RaceAlpha</a>
+      <nav aria-label="Pages">${Object.entries(PAGES).map(([name, [label]]) => html`<a id=${`nav-${name}`} href=${`#/${name}`}
+        aria-current=${name === where.page ? "page" : null}>${label}</a>`)}</nav>
+      <div class="row">
+        <span id="role" class="muted">${session?.role ?? ""}</span>
+        <button id="theme-toggle" class="quiet" onClick=${nextTheme} aria-label=${`colours: ${THEMES[theme]}; press to change`}>◐ ${THEMES[theme]}</button>
+        ${session?.login_required ? html`<form method="post" action="/logout"><button class="quiet">Log out</button></form>` : null}
+      </div>
+    </header>
+    <p class=${`state ${live.running ? "busy" : live.last && live.last.state !== "done" ? "bad" : ""}`}>
+      <span id="run-state" role="status" aria-live="polite">${state}</span>
+      ${live.connected ? null : html`<span class="bad" role="alert"> – reconnecting …</span>`}</p>
+    <main id="main">
+      ${refusal ? html`<p class="note bad" role="alert" id="refusal">${refusal.message} <button class="quiet" onClick=${() => refuse(null)}>dismiss</button></p>` : null}
+      <${Page} app=${app} argument=${where.argument} />
+    </main>`;
+}
+
+document.getElementById("app").textContent = "";
+render(html`<${App} />`, document.getElementById("app"));
