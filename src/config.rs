@@ -101,6 +101,41 @@ pub struct Pipeline {
     /// Limits of the checks.
     #[serde(default)]
     pub validate: ValidateConfig,
+    /// Who is told how a rebuild ended.
+    pub notify: Option<NotifyConfig>,
+}
+
+/// A webhook.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NotifyConfig {
+    /// Where a JSON summary is posted; it may hold a secret and is never shown.
+    pub url: String,
+    /// Which ends it is told of.
+    #[serde(default = "all_ends")]
+    pub on: Vec<NotifyOn>,
+}
+
+impl std::fmt::Debug for NotifyConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NotifyConfig").field("on", &self.on).finish_non_exhaustive()
+    }
+}
+
+/// How a rebuild can end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NotifyOn {
+    /// The live table is the new one.
+    Success,
+    /// Something broke, or it was cancelled.
+    Failure,
+    /// A check blocked the push.
+    Blocked,
+}
+
+fn all_ends() -> Vec<NotifyOn> {
+    vec![NotifyOn::Success, NotifyOn::Failure, NotifyOn::Blocked]
 }
 
 /// One source table.

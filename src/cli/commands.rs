@@ -127,7 +127,14 @@ async fn command(context: &Context, arguments: Arguments, output: Output) -> any
         Command::Demo(demo) => {
             let options =
                 DemoOptions { races: demo.races, seed: demo.seed, keep: demo.keep, lake: arguments.lake.clone() };
-            let report = pipeline::demo(context, &options).await?;
+            let mut served = Ok(());
+            let visit = async |made: &Context| {
+                if demo.serve {
+                    served = serve_command::serve_demo(made, output).await;
+                }
+            };
+            let report = pipeline::demo(context, &options, visit).await?;
+            served?;
             printing(move || output.result(&report, views::demo))
         }
         Command::LocalServer(_) => unreachable!("handled before settings are read"),

@@ -25,8 +25,14 @@ pub(super) async fn serve(context: &Context, arguments: &ServeArguments, output:
     Ok(Box::new(|| Ok(std::process::ExitCode::SUCCESS)))
 }
 
+/// Serves a demo on a free port of this machine.
+pub(super) async fn serve_demo(context: &Context, output: Output) -> anyhow::Result<()> {
+    let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+    serve_at(context, ServeOptions { address, tokens: Tokens::default(), schedule: None }, output).await
+}
+
 /// Serves with these options and says where.
-pub(super) async fn serve_at(context: &Context, options: ServeOptions, output: Output) -> anyhow::Result<()> {
+async fn serve_at(context: &Context, options: ServeOptions, output: Output) -> anyhow::Result<()> {
     let is_closed = options.tokens.is_closed();
     let ready = move |address: SocketAddr| {
         let host = if address.ip().is_unspecified() { "localhost".to_owned() } else { address.ip().to_string() };

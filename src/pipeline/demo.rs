@@ -83,11 +83,16 @@ pub struct TargetLook {
 
 /// Starts a private server, fills it with the synthetic source and runs a rebuild on it.
 ///
-/// `base` gives the pipeline, the progress and the cancellation; its settings are not used.
+/// `base` gives the pipeline, the progress and the cancellation; its settings are not used. `visit` may look at all of
+/// it before the server is stopped.
 ///
 /// # Errors
 /// [`PipelineError`]; server and lake are removed in any case but a kept success.
-pub async fn demo(base: &Context, options: &DemoOptions) -> Result<DemoReport, PipelineError> {
+pub async fn demo(
+    base: &Context,
+    options: &DemoOptions,
+    visit: impl AsyncFnOnce(&Context),
+) -> Result<DemoReport, PipelineError> {
     let started = Instant::now();
     let mut server = tokio::task::spawn_blocking(|| LocalServer::start(&ServerOptions::default())).await??;
     let url = server.create_database(DATABASE).await?;
@@ -114,6 +119,8 @@ pub async fn demo(base: &Context, options: &DemoOptions) -> Result<DemoReport, P
     let report = rebuild(&context).await?;
     let after = look(&session, &table).await?;
     drop(session);
+    let seconds = started.elapsed().as_secs_f64();
+    visit(&context).await;
 
     let postgres = server.version().to_owned();
     let kept = if options.keep {
@@ -132,7 +139,7 @@ pub async fn demo(base: &Context, options: &DemoOptions) -> Result<DemoReport, P
         before,
         after,
         kept,
-        seconds: started.elapsed().as_secs_f64(),
+        seconds,
     })
 }
 

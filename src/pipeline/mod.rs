@@ -9,6 +9,7 @@ mod export;
 mod features;
 mod gc;
 mod incremental;
+mod notify;
 mod preview;
 mod pull;
 mod pull_queue;

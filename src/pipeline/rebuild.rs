@@ -2,15 +2,20 @@
 
 use std::time::Instant;
 
+use chrono::Utc;
 use serde::Serialize;
 
+use super::notify::notify;
 use super::pull::pull_all;
 use super::push::{PushOptions, Pushed, push_in};
 use super::run::with_run;
 use super::transform::transform_in;
 use super::validate::validate_in;
-use super::{Context, PipelineError, PullReport, Run, RunId, TransformOptions, TransformReport, ValidateReport};
+use super::{Context, PipelineError, PullReport, Run, RunId, RunRecord, TransformOptions, TransformReport, ValidateReport};
 use crate::validate::Report;
+
+/// The name of the command in records.
+const COMMAND: &str = "rebuild";
 
 /// What a rebuild did.
 #[derive(Debug, Clone, Serialize)]
@@ -37,7 +42,12 @@ pub async fn rebuild(context: &Context) -> Result<RebuildReport, PipelineError> 
     // A wrong setting is better found before the long steps than after them.
     context.settings.source()?;
     context.settings.target()?;
-    with_run(context, "rebuild", async |run| rebuild_in(context, run).await).await
+    let started = Utc::now();
+    let id = context.run_id.clone().unwrap_or_else(RunId::for_now);
+    let context = Context { run_id: Some(id.clone()), ..context.clone() };
+    let result = with_run(&context, COMMAND, async |run| rebuild_in(&context, run).await).await;
+    notify(&context, RunRecord::of_ended(&context, &id, COMMAND, started, &result).await).await;
+    result
 }
 
 async fn rebuild_in(context: &Context, run: &Run) -> Result<RebuildReport, PipelineError> {

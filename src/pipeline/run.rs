@@ -161,6 +161,32 @@ pub struct RunRecord {
 }
 
 impl RunRecord {
+    /// The record that the lake keeps of a run that ended now, or one made up where it keeps none: of a preview, or of a
+    /// run that could not begin.
+    pub async fn of_ended<T>(
+        context: &Context,
+        id: &RunId,
+        command: &str,
+        started: DateTime<Utc>,
+        result: &Result<T, PipelineError>,
+    ) -> Self {
+        if let Ok(Some(record)) = run_record(context, id).await {
+            return record;
+        }
+        let (state, error) = outcome(result);
+        Self {
+            id: id.clone(),
+            command: command.to_owned(),
+            started,
+            finished: Some(Utc::now()),
+            state,
+            error,
+            steps: Vec::new(),
+            version_before: None,
+            version_after: None,
+        }
+    }
+
     /// The record as it is to be read: a run without an end whose process is gone was interrupted.
     fn seen_now(mut self, is_alive: bool) -> Self {
         if self.state == RunState::Running && !is_alive {
@@ -233,22 +259,23 @@ pub(super) async fn with_run<T>(
     record.finished = Some(Utc::now());
     record.steps = run.steps();
     record.version_after = run.lake.latest().await?.map(|manifest| manifest.version);
-    (record.state, record.error) = match &result {
-        Ok(_) => (RunState::Done, None),
-        Err(error) => {
-            let state = match error.failure() {
-                Failure::Interrupted => RunState::Interrupted,
-                Failure::Blocked => RunState::Blocked,
-                _ => RunState::Failed,
-            };
-            (state, Some(chain(error)))
-        }
-    };
+    (record.state, record.error) = outcome(&result);
     if let (Err(error), Err(_)) = (run.lake.write_json(&path, &record).await, &result) {
         // The command's own error says more; on a full disk the record is the second victim.
         tracing::warn!(%error, "the run's record could not be written");
     }
     result
+}
+
+/// How a run with this result ended, and why.
+fn outcome<T>(result: &Result<T, PipelineError>) -> (RunState, Option<String>) {
+    let Err(error) = result else { return (RunState::Done, None) };
+    let state = match error.failure() {
+        Failure::Interrupted => RunState::Interrupted,
+        Failure::Blocked => RunState::Blocked,
+        _ => RunState::Failed,
+    };
+    (state, Some(chain(error)))
 }
 
 fn record_path(id: &RunId) -> Path {

@@ -13,9 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::live::{Live, Running};
 use super::problem::Problem;
 use crate::lake::{LakeLock, Version};
-use crate::pipeline::{
-    self, Context, Failure, PipelineError, PreviewReport, RunId, RunRecord, RunState, ValidateReport, chain, run_record,
-};
+use crate::pipeline::{self, Context, PipelineError, PreviewReport, RunId, RunRecord, ValidateReport};
 use crate::progress::Progress;
 use crate::push::TargetMode;
 
@@ -146,42 +144,13 @@ impl Jobs {
             let work = move || runtime.block_on(job(&job_context, &job_jobs));
             let result = tokio::task::spawn_blocking(work).await;
             let result = result.unwrap_or_else(|error| Err(PipelineError::Worker(error)));
-            let record = jobs.record(&running, &result).await;
+            let record = RunRecord::of_ended(&context, &running.run_id, &running.command, running.started, &result).await;
             // The last sender goes, and the reports end.
             drop(context);
             let _ = shown.await;
             jobs.end(record, &tell_end);
         });
         Ok(Started { run_id, ended })
-    }
-
-    /// The run's own record, or one made up for a job that writes none.
-    async fn record(&self, running: &Running, result: &Result<(), PipelineError>) -> RunRecord {
-        if let Ok(Some(record)) = run_record(&self.0.context, &running.run_id).await {
-            return record;
-        }
-        let (state, error) = match result {
-            Ok(()) => (RunState::Done, None),
-            Err(error) => {
-                let state = match error.failure() {
-                    Failure::Interrupted => RunState::Interrupted,
-                    Failure::Blocked => RunState::Blocked,
-                    _ => RunState::Failed,
-                };
-                (state, Some(chain(error)))
-            }
-        };
-        RunRecord {
-            id: running.run_id.clone(),
-            command: running.command.clone(),
-            started: running.started,
-            finished: Some(Utc::now()),
-            state,
-            error,
-            steps: Vec::new(),
-            version_before: None,
-            version_after: None,
-        }
     }
 
     fn end(&self, record: RunRecord, tell_end: &watch::Sender<bool>) {
