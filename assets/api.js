@@ -16,7 +16,11 @@ async function request(path, options = {}) {
   });
 }
 
-export const get = async (path) => (await request(path)).json();
+// No content is an answer too: there is none yet.
+export async function get(path) {
+  const response = await request(path);
+  return response.status === 204 ? null : response.json();
+}
 
 const posted = (path, body) =>
   request(path, {

@@ -58,15 +58,14 @@ function App() {
     return () => { removeEventListener("hashchange", moved); left(); };
   }, []);
   const act = useCallback((work) => { refuse(null); work().catch(refuse); }, []);
-  const absentIsNone = (state) => (state.error ? {} : state);
   const app = {
     live, act,
     session: useGet("/api/session"),
     pipeline: useGet("/api/pipeline"),
     status: useGet("/api/status", [epoch]),
     runs: useGet("/api/runs?limit=200", [epoch]),
-    validation: absentIsNone(useGet("/api/validate?cached=true", [epoch])),
-    preview: absentIsNone(useGet("/api/preview?cached=true", [epoch])),
+    validation: useGet("/api/validate?cached=true", [epoch]),
+    preview: useGet("/api/preview?cached=true", [epoch]),
   };
   const [title, Page] = PAGES[where.page];
   useEffect(() => { document.title = `RaceAlpha: ${title}`; }, [title]);

@@ -132,15 +132,7 @@ pub async fn demo(
         tokio::task::spawn_blocking(move || drop(server)).await?;
         None
     };
-    Ok(DemoReport {
-        postgres,
-        fixtures: made,
-        rebuild: report,
-        before,
-        after,
-        kept,
-        seconds,
-    })
+    Ok(DemoReport { postgres, fixtures: made, rebuild: report, before, after, kept, seconds })
 }
 
 /// A demo may be smaller than a production dataset is allowed to be.

@@ -11,7 +11,9 @@ use super::push::{PushOptions, Pushed, push_in};
 use super::run::with_run;
 use super::transform::transform_in;
 use super::validate::validate_in;
-use super::{Context, PipelineError, PullReport, Run, RunId, RunRecord, TransformOptions, TransformReport, ValidateReport};
+use super::{
+    Context, PipelineError, PullReport, Run, RunId, RunRecord, TransformOptions, TransformReport, ValidateReport,
+};
 use crate::validate::Report;
 
 /// The name of the command in records.

@@ -90,6 +90,9 @@ fn start_validation(dashboard: &Dashboard, audit: bool) -> Result<Started, Probl
     dashboard.jobs.start("validate", async move |context, jobs| Jobs::validated(context, jobs, audit).await)
 }
 
+/// A report, or none where only a kept one is wanted and there is none.
+type Kept<T> = Result<Result<Json<Arc<T>>, StatusCode>, Problem>;
+
 /// How a report is asked for.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Cached {
@@ -101,16 +104,17 @@ pub(super) struct Cached {
 pub(super) async fn validation(
     State(dashboard): State<Dashboard>,
     Query(wanted): Query<Cached>,
-) -> Result<Json<Arc<ValidateReport>>, Problem> {
+) -> Kept<ValidateReport> {
+    let latest = dashboard.context.lake()?.latest().await.map_err(pipeline::PipelineError::from)?;
+    let kept = latest.and_then(|manifest| dashboard.jobs.validation(manifest.version));
+    match kept {
+        Some(report) => return Ok(Ok(Json(report))),
+        None if wanted.cached => return Ok(Err(StatusCode::NO_CONTENT)),
+        None => {}
+    }
     let version = dashboard.context.lake()?.require_latest().await.map_err(pipeline::PipelineError::from)?.version;
-    if let Some(report) = dashboard.jobs.validation(version) {
-        return Ok(Json(report));
-    }
-    if wanted.cached {
-        return Err(Problem::not_found("the lake was not validated as it is; POST /api/validate does"));
-    }
     start_validation(&dashboard, false)?.ended().await;
-    dashboard.jobs.validation(version).map(Json).ok_or_else(|| failed("validation"))
+    dashboard.jobs.validation(version).map(|report| Ok(Json(report))).ok_or_else(|| failed("validation"))
 }
 
 fn failed(what: &str) -> Problem {
@@ -148,19 +152,18 @@ async fn dataset_version(dashboard: &Dashboard) -> Result<Version, Problem> {
 }
 
 /// What a push of the dataset as it is would change; compared now when nobody has.
-pub(super) async fn previewed(
-    State(dashboard): State<Dashboard>,
-    Query(wanted): Query<Cached>,
-) -> Result<Json<Arc<PreviewReport>>, Problem> {
-    let version = dataset_version(&dashboard).await?;
-    if let Some(report) = dashboard.jobs.preview(version, None) {
-        return Ok(Json(report));
-    }
-    if wanted.cached {
-        return Err(Problem::not_found("there is no preview of this dataset; POST /api/preview makes one"));
+pub(super) async fn previewed(State(dashboard): State<Dashboard>, Query(wanted): Query<Cached>) -> Kept<PreviewReport> {
+    let version = match dataset_version(&dashboard).await {
+        Err(_) if wanted.cached => return Ok(Err(StatusCode::NO_CONTENT)),
+        version => version?,
+    };
+    match dashboard.jobs.preview(version, None) {
+        Some(report) => return Ok(Ok(Json(report))),
+        None if wanted.cached => return Ok(Err(StatusCode::NO_CONTENT)),
+        None => {}
     }
     start_preview(&dashboard, None)?.ended().await;
-    dashboard.jobs.preview(version, None).map(Json).ok_or_else(|| failed("preview"))
+    dashboard.jobs.preview(version, None).map(|report| Ok(Json(report))).ok_or_else(|| failed("preview"))
 }
 
 /// What a dangerous action must name: the table that it replaces.

@@ -144,7 +144,8 @@ impl Jobs {
             let work = move || runtime.block_on(job(&job_context, &job_jobs));
             let result = tokio::task::spawn_blocking(work).await;
             let result = result.unwrap_or_else(|error| Err(PipelineError::Worker(error)));
-            let record = RunRecord::of_ended(&context, &running.run_id, &running.command, running.started, &result).await;
+            let record =
+                RunRecord::of_ended(&context, &running.run_id, &running.command, running.started, &result).await;
             // The last sender goes, and the reports end.
             drop(context);
             let _ = shown.await;

@@ -3,6 +3,7 @@
 mod access;
 mod actions;
 mod assets;
+mod connections;
 mod health;
 mod jobs;
 mod live;
@@ -39,7 +40,7 @@ const BODY_BYTES_MAX: usize = 256 << 10;
 const REQUESTS_MAX: usize = 256;
 /// How long a request may take to send its body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long running requests and the cancelled run get at the end.
+/// How long requests under way, and then the cancelled run, get at the end.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// What browsers may do with our pages: nothing from elsewhere, nothing inline, no frames.
 const CONTENT_POLICY: &str = "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
@@ -73,9 +74,6 @@ pub enum ServeError {
         /// Why not.
         source: std::io::Error,
     },
-    /// The listening socket failed.
-    #[error("the dashboard stopped")]
-    Serve(#[from] std::io::Error),
 }
 
 /// What every handler works with.
@@ -128,18 +126,9 @@ pub async fn serve(
     }));
     let clock = tokio::spawn(schedule::keep(dashboard.clone()));
     ready(address);
-    let stop = cancel.clone();
-    let served = axum::serve(listener, router(dashboard.clone()))
-        .with_graceful_shutdown(async move { stop.cancelled().await })
-        .into_future();
-    let mut served = tokio::spawn(served);
-    let ended = tokio::select! {
-        ended = &mut served => ended,
-        () = async { cancel.cancelled().await; tokio::time::sleep(SHUTDOWN_TIMEOUT).await } => { served.abort(); Ok(Ok(())) }
-    };
+    connections::serve(listener, router(dashboard.clone()), &cancel).await;
     clock.abort();
     dashboard.jobs.ended(SHUTDOWN_TIMEOUT).await;
-    ended.unwrap_or(Ok(()))?;
     Ok(())
 }
 
@@ -213,7 +202,8 @@ async fn headers(request: axum::extract::Request, next: axum::middleware::Next) 
     let fixed = [
         (header::CONTENT_SECURITY_POLICY, CONTENT_POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
+        // Under a stricter one browsers hide the origin of our own login form from us.
+        (header::REFERRER_POLICY, "same-origin"),
         (header::X_FRAME_OPTIONS, "DENY"),
         (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),

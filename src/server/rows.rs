@@ -135,7 +135,8 @@ fn cells(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<(Vec<Vec<Value>>
         for row in 0..batch.num_rows() {
             let mut cells = Vec::with_capacity(formatters.len());
             for ((column, formatter), field) in batch.columns().iter().zip(&formatters).zip(schema.fields()) {
-                if column.is_null(row) {
+                // A column of nothing but nulls has no bits that say so.
+                if column.is_null(row) || column.data_type().is_null() {
                     cells.push(Value::Null);
                     continue;
                 }

@@ -10,7 +10,7 @@ use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use racealpha::config::{Pipeline, Settings};
 use racealpha::pg::{LocalServer, ServerOptions};
-use racealpha::pipeline::{self, Context, PullMode, PullOptions, PulledTable, query};
+use racealpha::pipeline::{self, Context, PullMode, PullOptions, PulledTable, QueryLimits, query};
 use racealpha::progress::Progress;
 use tempfile::TempDir;
 use tokio_postgres::Client;
@@ -64,7 +64,8 @@ impl Puller {
     }
 
     async fn rows(&self) -> Result<Vec<String>> {
-        let (_, batches, more) = query(&self.context, "SELECT * FROM t ORDER BY id", ROWS_MAX).await?;
+        let (_, batches, more) =
+            query(&self.context, "SELECT * FROM t ORDER BY id", &QueryLimits::default(), ROWS_MAX).await?;
         ensure!(!more, "all rows");
         let options = FormatOptions::default().with_null("null");
         let mut rows = Vec::new();

@@ -5,6 +5,8 @@ mod backups;
 mod bad_input;
 mod cli;
 mod connections;
+mod dashboard;
+mod dashboard_pages;
 mod drift;
 mod encode;
 mod fixtures;

@@ -1,6 +1,8 @@
 //! What the integration tests share: one throw-away Postgres cluster, one fresh database per test, waiting for a condition.
 
 mod binary;
+mod browser;
+mod dashboard;
 mod guarded;
 mod held;
 mod proxy;
@@ -16,6 +18,8 @@ use racealpha::pg::{LocalServer, ServerOptions, ServerUrl};
 use tokio_postgres::{Client, NoTls};
 
 pub(crate) use binary::{Ran, Workspace};
+pub(crate) use browser::{Browser, ConsoleLines};
+pub(crate) use dashboard::{Answer, Served};
 pub(crate) use held::{DIGEST, HeldTarget, OLD_ROWS, STEPS, Step, text};
 pub(crate) use proxy::{Fault, Proxy};
 pub(crate) use servers::{Bouncer, Standby, password};

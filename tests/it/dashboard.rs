@@ -1,0 +1,423 @@
+//! The API of the dashboard by a client: every route, every refusal, slow and hostile clients.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use futures::StreamExt;
+use serde_json::{Value, json};
+use tokio_tungstenite::connect_async;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::support::{Answer, Served, TestDb, Workspace, eventually, racing};
+
+const TARGET: &str = "public.race_training_dataset";
+
+/// Checks an answer against what `/api/openapi.json` says of the route.
+struct Contract(Value);
+
+impl Contract {
+    fn of(served: &Served) -> Result<Self> {
+        Ok(Self(served.get("/api/openapi.json")?.json()?))
+    }
+
+    fn check(&self, method: &str, route: &str, answer: &Answer) -> Result<()> {
+        let responses = &self.0["paths"][route][method]["responses"];
+        let response = &responses[answer.status.to_string()];
+        ensure!(response.is_object(), "{method} {route}: {} is not described: {answer:?}", answer.status);
+        if answer.status == 204 {
+            return Ok(());
+        }
+        let kind = answer.kind.split(';').next().unwrap_or_default();
+        let content = &response["content"][kind];
+        ensure!(content.is_object(), "{method} {route} {}: {kind} is not described", answer.status);
+        if content["schema"].is_object() {
+            let mut schema = content["schema"].clone();
+            schema["components"] = self.0["components"].clone();
+            let found: Vec<String> = jsonschema::validator_for(&schema)?
+                .iter_errors(&answer.json()?)
+                .map(|error| format!("{} at {}", error, error.instance_path))
+                .collect();
+            ensure!(found.is_empty(), "{method} {route} {}: {found:?}", answer.status);
+        }
+        Ok(())
+    }
+}
+
+async fn started(name: &str, races: u64) -> Result<(TestDb, Workspace, Served)> {
+    let db = racing(name, races).await?;
+    let workspace = Workspace::at(db.url())?;
+    let served = Served::start(&workspace, &["--schedule", "0 16 * * 6", "--zone", "Australia/Sydney"], &[])?;
+    Ok((db, workspace, served))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_route_does_what_its_description_says() -> Result<()> {
+    let (db, _workspace, served) = started("routes", 400).await?;
+    let contract = Contract::of(&served)?;
+    let get = |route: &str, path: &str, status: u16| -> Result<Answer> {
+        let answer = served.get(path)?;
+        ensure!(answer.status == status, "{path}: {answer:?}");
+        contract.check("get", route, &answer)?;
+        Ok(answer)
+    };
+    let post = |route: &str, body: Value, status: u16| -> Result<Answer> {
+        let answer = served.post(route, &body)?;
+        ensure!(answer.status == status, "{route} {body}: {answer:?}");
+        contract.check("post", route, &answer)?;
+        Ok(answer)
+    };
+    // An empty lake.
+    get("/api/status", "/api/status", 200)?;
+    get("/api/runs", "/api/runs", 200)?;
+    for route in ["/api/validate", "/api/preview"] {
+        get(route, route, 404)?;
+        get(route, &format!("{route}?cached=true"), 204)?;
+    }
+    get("/api/tables/{table}", "/api/tables/races", 404)?;
+    post("/api/cancel", json!({}), 404)?;
+    post("/api/push", json!({"confirm": TARGET}), 404)?;
+    post("/api/rebuild", json!({}), 422)?;
+    post("/api/rebuild", json!({"confirm": TARGET, "sure": true}), 400)?;
+    post("/api/pull", json!({"tables": ["nothing"]}), 422)?;
+
+    post("/api/rebuild", json!({"confirm": TARGET}), 202)?;
+    let refused = post("/api/pull", json!({}), 409)?.json()?;
+    assert_eq!(refused["command"], "rebuild");
+    assert!(refused["run_id"].is_string());
+    assert_eq!(served.ended()?, "done");
+
+    let runs = get("/api/runs", "/api/runs", 200)?.json()?;
+    let id = runs[0]["id"].as_str().context("id")?;
+    assert_eq!(Some(id), refused["run_id"].as_str());
+    get("/api/runs/{id}", &format!("/api/runs/{id}"), 200)?;
+    get("/api/runs/{id}", "/api/runs/never", 404)?;
+    for route in ["session", "status", "pipeline", "features", "logs"] {
+        let route = format!("/api/{route}");
+        get(&route, &route, 200)?;
+    }
+    get("/api/logs", "/api/logs?level=loud", 400)?;
+    get("/api/openapi.json", "/api/openapi.json", 200)?;
+    for route in ["/metrics", "/healthz", "/readyz"] {
+        get(route, route, 200)?;
+    }
+    let table = get("/api/tables/{table}", "/api/tables/race_training_dataset", 200)?.json()?;
+    for column in table["columns"].as_array().context("columns")? {
+        let name = column["name"].as_str().context("name")?;
+        let path = format!("/api/tables/race_training_dataset/columns/{name}");
+        let look = get("/api/tables/{table}/columns/{column}", &path, 200)?.json()?;
+        let counted: u64 =
+            look["histogram"].as_array().into_iter().flatten().filter_map(|bar| bar["rows"].as_u64()).sum();
+        assert!(counted <= look["rows"].as_u64().context("rows")? - look["nulls"].as_u64().context("nulls")?, "{look}");
+    }
+    get("/api/tables/{table}/columns/{column}", "/api/tables/races/columns/none", 404)?;
+
+    // Push asks for the name, then for a preview of the same version; afterwards for a new one.
+    let version = table["version"].clone();
+    let push = json!({"confirm": TARGET, "version": version});
+    post("/api/push", json!({"confirm": "public.other", "version": version}), 422)?;
+    post("/api/push", push.clone(), 428)?;
+    assert_eq!(get("/api/validate", "/api/validate", 200)?.json()?["blocked"], false);
+    get("/api/preview", "/api/preview?cached=true", 204)?;
+    assert_eq!(get("/api/preview", "/api/preview", 200)?.json()?["version"], version);
+    assert_eq!(served.job("/api/push", &push)?, "done");
+    post("/api/push", push, 428)?;
+    let client = db.client().await?;
+    let count = async || {
+        Ok::<i64, anyhow::Error>(client.query_one("SELECT count(*) FROM race_training_dataset", &[]).await?.get(0))
+    };
+    let pushed = count().await?;
+    assert_eq!(served.job("/api/rollback", &json!({"confirm": TARGET}))?, "done");
+    assert_eq!(count().await?, pushed, "the backup is the push before, of the same rows");
+    for (path, body) in [
+        ("/api/pull", json!({"tables": ["races"], "incremental": true})),
+        ("/api/transform", json!({"from": null})),
+        ("/api/validate", json!({"audit": false})),
+        ("/api/preview", json!({"mode": "merge"})),
+    ] {
+        post(path, body, 202)?;
+        assert_eq!(served.ended()?, "done", "{path}");
+    }
+    for format in ["parquet", "csv", "arrow"] {
+        get("/api/export/{table}", &format!("/api/export/races?format={format}"), 200)?;
+    }
+    get("/api/export/{table}", "/api/export/none", 404)?;
+    for format in ["json", "csv", "parquet"] {
+        post("/api/query", json!({"sql": "SELECT * FROM races", "format": format}), 200)?;
+    }
+    assert_eq!(served.get("/nowhere")?.status, 404);
+    assert_eq!(served.send("PUT", "/api/pull", "", &[("x-racealpha", "1")])?.status, 405);
+    assert_eq!(served.terminate()?, Some(0));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grid_shows_exact_values_and_only_the_lakes() -> Result<()> {
+    let (_db, workspace, served) = started("grid", 20).await?;
+    assert_eq!(served.job("/api/pull", &json!({}))?, "done");
+    let ask = |sql: &str| served.post("/api/query", &json!({ "sql": sql }));
+    let answer = ask(
+        "SELECT 9007199254740993::BIGINT, 1.10::DECIMAL(5,2), 0.1::DOUBLE, 'nan'::DOUBLE, NULL, true, DATE '2020-02-29', 7 AS a, 8 AS a",
+    )?;
+    let rows = json!([["9007199254740993", "1.10", 0.1, "NaN", null, true, "2020-02-29", 7, 8]]);
+    assert_eq!(answer.json()?["rows"], rows, "{answer:?}");
+    let cut = served.post("/api/query", &json!({"sql": "SELECT * FROM range(50)", "rows_max": 7}))?.json()?;
+    assert_eq!((cut["rows"].as_array().map(Vec::len), cut["more"].as_bool()), (Some(7), Some(true)));
+
+    let secret = workspace.path().join("secret.csv");
+    std::fs::write(&secret, "a\n1\n")?;
+    let out = workspace.path().join("out.csv");
+    for sql in [
+        format!("SELECT * FROM read_csv('{}')", secret.display()),
+        format!("SELECT * FROM '{}'", secret.display()),
+        format!("COPY races TO '{}'", out.display()),
+        format!("ATTACH '{}' AS other", workspace.path().join("other.db").display()),
+        "SELECT * FROM read_text('/etc/passwd')".to_owned(),
+        "SELECT * FROM glob('/etc/*')".to_owned(),
+        "SET threads = 1".to_owned(),
+        "PRAGMA database_list".to_owned(),
+        "INSTALL httpfs".to_owned(),
+        "CREATE TABLE t AS SELECT 1".to_owned(),
+        "DROP VIEW races".to_owned(),
+        "SELECT 1; SELECT 2".to_owned(),
+        "SELECT * FROM read_parquet('https://example.com/x.parquet')".to_owned(),
+        "SELECT getenv('DATABASE_URL')".to_owned(),
+        String::new(),
+    ] {
+        let answer = ask(&sql)?;
+        assert_eq!(answer.status, 400, "{sql}: {answer:?}");
+    }
+    assert!(!out.exists());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_who_has_a_token_comes_in() -> Result<()> {
+    let db = racing("tokens", 5).await?;
+    let workspace = Workspace::at(db.url())?;
+    let open = workspace.run(["serve", "--host", "0.0.0.0", "--port", "0"])?;
+    assert_eq!(open.code, Some(2), "{open:?}");
+    assert!(open.stderr.contains("RACEALPHA_TOKEN"), "{open:?}");
+
+    let served =
+        Served::start(&workspace, &[], &[("RACEALPHA_TOKEN", "s3cret-token"), ("RACEALPHA_VIEW_TOKEN", "look-token")])?;
+    let send =
+        |method: &str, path: &str, body: &str, headers: &[(&str, &str)]| served.send(method, path, body, headers);
+    let (own, bearer) = (("x-racealpha", "1"), ("authorization", "Bearer s3cret-token"));
+    let viewer = ("authorization", "Bearer look-token");
+    assert_eq!(send("GET", "/healthz", "", &[])?.status, 200);
+    assert_eq!(send("GET", "/", "", &[])?.status, 303);
+    for path in ["/api/status", "/metrics", "/ws/progress", "/api/openapi.json"] {
+        assert_eq!(send("GET", path, "", &[])?.status, 401, "{path}");
+        assert_eq!(send("GET", path, "", &[("authorization", "Bearer wrong")])?.status, 401, "{path}");
+    }
+    assert_eq!(send("GET", "/api/session", "", &[viewer])?.json()?["role"], "viewer");
+    assert_eq!(send("POST", "/api/pull", "", &[viewer, own])?.status, 403);
+    assert_eq!(
+        send("POST", "/api/query", r#"{"sql":"SELECT 1"}"#, &[viewer, own])?.status,
+        404,
+        "no lake yet, but allowed"
+    );
+    assert_eq!(send("GET", "/api/session", "", &[bearer])?.json()?["role"], "operator");
+
+    let form = ("content-type", "application/x-www-form-urlencoded");
+    let wrong = send("POST", "/login", "token=guess", &[form])?;
+    assert_eq!((wrong.status, wrong.headers.contains_key("set-cookie")), (401, false));
+    let login = send("POST", "/login", "token=s3cret-token", &[form, ("x-forwarded-proto", "https")])?;
+    let cookie = login.headers["set-cookie"].to_str()?.to_owned();
+    assert_eq!(login.status, 303);
+    for part in ["HttpOnly", "SameSite=Strict", "Secure", "Path=/"] {
+        assert!(cookie.contains(part), "{cookie}");
+    }
+    let session = ("cookie", cookie.split(';').next().context("cookie")?);
+    let page = send("GET", "/", "", &[session])?;
+    let policy = page.headers["content-security-policy"].to_str()?.to_owned();
+    assert_eq!(page.status, 200);
+    assert!(policy.contains("script-src 'self'") && !policy.contains("unsafe"), "{policy}");
+    // What another site could make the browser send.
+    assert_eq!(send("POST", "/api/pull", "", &[session])?.status, 403);
+    assert_eq!(send("POST", "/api/pull", "", &[session, own, ("origin", "https://evil.example")])?.status, 403);
+    assert_eq!(send("POST", "/login", "token=s3cret-token", &[form, ("origin", "null")])?.status, 403);
+    let upgrade = [
+        ("connection", "upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAA=="),
+    ];
+    let foreign: Vec<_> = upgrade.into_iter().chain([session, ("origin", "https://evil.example")]).collect();
+    assert_eq!(send("GET", "/ws/progress", "", &foreign)?.status, 403);
+    assert_eq!(send("POST", "/logout", "", &[session])?.status, 303);
+    assert_eq!(send("GET", "/api/session", "", &[session])?.status, 401);
+    let log = served.log.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    assert!(!log.contains("token=") && !log.contains("s3cret"), "{log}");
+
+    // Without a token a name that somebody else's DNS points here is no way in.
+    let local = Served::start(&workspace, &[], &[])?;
+    assert_eq!(local.send("GET", "/api/session", "", &[("host", "evil.example")])?.status, 403);
+    assert_eq!(local.send("GET", "/api/session", "", &[("host", "localhost:1")])?.status, 200);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_and_dead_watchers_harm_nobody() -> Result<()> {
+    const WATCHERS: usize = 200;
+    let (_db, _workspace, served) = started("watchers", 300).await?;
+    let (mut deaf, mut readers) = (Vec::new(), Vec::new());
+    for number in 0..WATCHERS {
+        let (socket, _) = connect_async(served.socket_url()).await?;
+        if number % 2 == 0 {
+            deaf.push(socket);
+        } else {
+            readers.push(tokio::spawn(async move {
+                let mut socket = socket;
+                let mut kinds = Vec::new();
+                while let Some(message) = socket.next().await {
+                    let Message::Text(text) = message? else { continue };
+                    let message: Value = serde_json::from_str(&text)?;
+                    let kind = message["kind"].as_str().unwrap_or_default().to_owned();
+                    let ended = kind == "run_ended";
+                    kinds.push(kind);
+                    if ended {
+                        return Ok(kinds);
+                    }
+                }
+                anyhow::bail!("cut off after {kinds:?}")
+            }));
+        }
+    }
+    assert_eq!(served.job("/api/rebuild", &json!({"confirm": TARGET}))?, "done");
+    for reader in readers {
+        let kinds = reader.await??;
+        assert_eq!(kinds.first().map(String::as_str), Some("snapshot"));
+        for kind in ["run_started", "work"] {
+            assert!(kinds.iter().any(|k| k == kind), "{kind}: {kinds:?}");
+        }
+    }
+    let (mut late, _) = connect_async(served.socket_url()).await?;
+    let Some(Ok(Message::Text(text))) = late.next().await else { anyhow::bail!("no snapshot") };
+    let snapshot: Value = serde_json::from_str(&text)?;
+    assert_eq!((&snapshot["running"], &snapshot["last"]["state"]), (&Value::Null, &json!("done")));
+    assert!(snapshot["works"].as_array().is_some_and(|works| works.len() > 10), "{snapshot}");
+    drop(deaf);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_requests_are_answered_or_cut_off() -> Result<()> {
+    const MALFORMED: usize = 10_000;
+    let (_db, _workspace, served) = started("hostile", 5).await?;
+    let address = served.url.trim_start_matches("http://").to_owned();
+    // Heads that never end, and a body that never comes: they hold nobody up.
+    let mut slow = Vec::new();
+    for number in 0..200 {
+        let mut socket = TcpStream::connect(&address)?;
+        match number % 2 {
+            0 => socket.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nX-A")?,
+            _ => socket.write_all(
+                b"POST /api/query HTTP/1.1\r\nHost: localhost\r\nX-RaceAlpha: 1\r\nContent-Length: 99\r\n\r\n{",
+            )?,
+        }
+        slow.push(socket);
+    }
+    let shapes: [&[u8]; 8] = [
+        b"\r\n\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"POST /api/query HTTP/1.1\r\nHost: localhost\r\nX-RaceAlpha: 1\r\nConnection: close\r\nContent-Length: 3\r\n\r\n{{{",
+        b"GET /%ff%fe/../../etc/passwd HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        b"POST /api/pull HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+        b"GET /assets/..%2f..%2fCargo.toml HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+    ];
+    for number in 0..MALFORMED {
+        let mut socket = TcpStream::connect(&address)?;
+        socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+        // The server may close before it has read everything.
+        let _ = socket.write_all(shapes[number % shapes.len()]);
+        let _ = socket.shutdown(std::net::Shutdown::Write);
+        let mut answer = Vec::new();
+        let _ = socket.read_to_end(&mut answer);
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{number}: {answer}");
+    }
+    let own = ("x-racealpha", "1");
+    assert_eq!(served.send("POST", "/api/query", &"x".repeat(300 << 10), &[own])?.status, 413);
+    assert_eq!(served.send("GET", "/api/session", "", &[("x-long", &"x".repeat(60 << 10))])?.status, 431);
+    assert_eq!(served.get("/healthz")?.text, "ok\n");
+    eventually("slow clients are cut off", || {
+        slow.retain_mut(|socket| {
+            let waits = socket.set_nonblocking(true).is_ok();
+            let mut byte = [0; 512];
+            waits && matches!(socket.read(&mut byte), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+        });
+        slow.is_empty()
+    });
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_cancelled_and_a_killed_servers_run_was_interrupted() -> Result<()> {
+    let (db, workspace, served) = started("cancelled", 2000).await?;
+    let accepted = served.post("/api/rebuild", &json!({"confirm": TARGET}))?.json()?;
+    let cancelled = served.post("/api/cancel", &json!({"run_id": accepted["run_id"]}))?;
+    assert_eq!(cancelled.status, 202);
+    assert_eq!(served.ended()?, "interrupted");
+
+    served.post("/api/rebuild", &json!({"confirm": TARGET}))?;
+    eventually("the run is on record", || {
+        served.get("/api/runs?limit=1").and_then(|runs| runs.json()).is_ok_and(|runs| runs[0]["state"] == "running")
+    });
+    drop(served);
+    let again = Served::start(&workspace, &[], &[])?;
+    let runs = again.get("/api/runs?limit=1")?.json()?;
+    assert_eq!(runs[0]["state"], "interrupted", "{runs}");
+
+    // SIGTERM in a run: it ends at a consistent point, and the program says that all went as asked.
+    again.post("/api/pull", &json!({}))?;
+    assert_eq!(again.terminate()?, Some(0));
+    let client = db.client().await?;
+    assert!(client.query_one("SELECT count(*) FROM race_training_dataset", &[]).await?.get::<_, i64>(0) > 0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_hears_how_a_rebuild_ended() -> Result<()> {
+    let db = racing("webhook", 50).await?;
+    let workspace = Workspace::at(db.url())?;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let url = format!("http://{}/hook?key=s3cret", listener.local_addr()?);
+    // Fails once, then takes it.
+    let receiver = std::thread::spawn(move || -> Result<Value> {
+        for status in ["503 Service Unavailable", "200 OK"] {
+            let (mut socket, _) = listener.accept()?;
+            let mut text = Vec::new();
+            let body = loop {
+                let mut piece = [0; 4096];
+                let read = socket.read(&mut piece)?;
+                ensure!(read > 0, "cut off: {}", String::from_utf8_lossy(&text));
+                text.extend_from_slice(&piece[..read]);
+                let all = String::from_utf8_lossy(&text).into_owned();
+                if let Some((_, body)) = all.split_once("\r\n\r\n")
+                    && let Ok(body) = serde_json::from_str(body)
+                {
+                    break body;
+                }
+            };
+            write!(socket, "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
+            if status.starts_with("200") {
+                return Ok(body);
+            }
+        }
+        anyhow::bail!("never taken")
+    });
+    let set = format!("notify.url={url}");
+    let ran = workspace.run(["--set", "validate.min_rows=1", "--set", &set, "-v", "rebuild"])?.ok()?;
+    let told = receiver.join().map_err(|_| anyhow::anyhow!("the receiver failed"))??;
+    assert_eq!((told["state"].as_str(), told["table"].as_str()), (Some("done"), Some(TARGET)));
+    assert_eq!(told["steps"].as_array().map(Vec::len), Some(4));
+    let all = format!("{told} {} {}", ran.stdout, ran.stderr);
+    assert!(!all.contains("s3cret"), "{all}");
+    Ok(())
+}

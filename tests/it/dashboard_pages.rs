@@ -1,0 +1,170 @@
+//! The dashboard in a real browser: a whole rebuild by clicks, what blocks a push, cancelling, coming back.
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use crate::support::{Browser, Served, TestDb, Workspace, racing};
+
+const TARGET: &str = "public.race_training_dataset";
+const PAGES: [&str; 9] =
+    ["overview", "lake", "lake/race_training_dataset", "features", "validation", "preview", "runs", "logs", "sql"];
+
+async fn served(name: &str, races: u64, arguments: &[&str]) -> Result<(TestDb, Workspace, Served)> {
+    let db = racing(name, races).await?;
+    let workspace = Workspace::at(db.url())?;
+    let served = Served::start(&workspace, arguments, &[])?;
+    Ok((db, workspace, served))
+}
+
+async fn live_rows(db: &TestDb) -> Result<i64> {
+    Ok(db.client().await?.query_one("SELECT count(*) FROM race_training_dataset", &[]).await?.get(0))
+}
+
+/// Answers the question before a dangerous action.
+async fn confirm(browser: &Browser) -> Result<()> {
+    assert_eq!(
+        browser.page.execute("return document.getElementById('confirm-ok').disabled", vec![]).await?,
+        json!(true)
+    );
+    browser.type_in("confirm-input", TARGET).await?;
+    browser.click("confirm-ok").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_by_clicks_moves_shows_itself_and_can_be_undone() -> Result<()> {
+    let (db, _workspace, served) = served("clicks", 1500, &[]).await?;
+    let before = live_rows(&db).await?;
+    let browser = Browser::open(1280, false).await?;
+    browser.page.goto(&served.url).await?;
+    browser.until_state("idle").await?;
+    browser.picture("overview-before").await?;
+    browser.click("btn-rebuild").await?;
+    browser.picture("question").await?;
+    confirm(&browser).await?;
+    browser.until_state("running rebuild").await?;
+    browser.until("work shows", "return document.querySelectorAll('[data-testid=work]').length > 3").await?;
+    browser.picture("overview-running").await?;
+
+    // A second tab sees the same run; the first one closed changes nothing.
+    let first = browser.page.window().await?;
+    let second = browser.page.new_window(true).await?.handle;
+    browser.page.switch_to_window(second).await?;
+    browser.page.goto(&served.url).await?;
+    browser
+        .until("the state shows", "return /rebuild/.test(document.getElementById('run-state')?.textContent)")
+        .await?;
+    let here = browser.page.window().await?;
+    browser.page.switch_to_window(first).await?;
+    browser.page.close_window().await?;
+    browser.page.switch_to_window(here).await?;
+    browser.until_state("rebuild done").await?;
+    let rows = live_rows(&db).await?;
+    assert_ne!(rows, before);
+
+    browser.click("btn-validate").await?;
+    browser.until_state("validate done").await?;
+    browser.until("push is off", "return document.getElementById('btn-push').disabled").await?;
+    browser.click("btn-preview").await?;
+    browser.until_state("preview done").await?;
+    for page in PAGES {
+        browser.page.goto(&format!("{}/#/{page}", served.url)).await?;
+        browser.until("the page shows", "return !!document.querySelector('main *') && !document.querySelector('main [role=status]')?.textContent.includes('Loading')").await?;
+        if page.contains('/') {
+            browser
+                .until("columns are looked at", "return document.querySelectorAll('.histogram rect').length > 20")
+                .await?;
+        }
+        if page == "sql" {
+            browser.click("sql-run").await?;
+            browser.until("rows show", "return document.querySelectorAll('#sql-result tbody tr').length > 3").await?;
+        }
+        browser.picture(&page.replace('/', "-")).await?;
+        browser.is_sound(page).await?;
+    }
+    browser.click("nav-overview").await?;
+    browser.click("btn-push").await?;
+    browser.picture("question-push").await?;
+    confirm(&browser).await?;
+    browser.until_state("push done").await?;
+    browser.click("btn-rollback").await?;
+    confirm(&browser).await?;
+    browser.until_state("rollback done").await?;
+    assert_eq!(live_rows(&db).await?, rows, "the backup is the push before");
+    browser.is_sound("the end").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_check_blocks_the_push_and_says_why() -> Result<()> {
+    let (db, _workspace, served) = served("blocked", 60, &["--set", "validate.min_rows=1000000"]).await?;
+    let before = live_rows(&db).await?;
+    let browser = Browser::open(1280, true).await?;
+    browser.page.goto(&served.url).await?;
+    for (button, state) in [("btn-pull", "pull done"), ("btn-run", "run done"), ("btn-validate", "validate done")] {
+        browser.click(button).await?;
+        browser.until_state(state).await?;
+    }
+    browser
+        .until(
+            "push says why",
+            "return /validation blocks/.test(document.querySelector('[data-testid=push-reason]')?.textContent)",
+        )
+        .await?;
+    browser.click("nav-validation").await?;
+    browser.until("findings show", "return document.querySelectorAll('[data-testid=finding]').length > 10").await?;
+    let worst = browser.text("[data-testid=finding]").await?;
+    assert!(worst.contains("V06") && worst.contains("fail"), "{worst}");
+    browser.picture("validation-blocked-dark").await?;
+    browser.click("nav-overview").await?;
+    browser.click("btn-rebuild").await?;
+    confirm(&browser).await?;
+    browser.until_state("rebuild blocked").await?;
+    assert_eq!(live_rows(&db).await?, before);
+    browser.is_sound("the end").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_cancelled_and_the_page_survives_the_server() -> Result<()> {
+    let (_db, workspace, served) = served("restart", 3000, &[]).await?;
+    let url = served.url.clone();
+    let port = url.rsplit_once(':').context("port")?.1.parse()?;
+    let browser = Browser::open(1280, false).await?;
+    browser.page.goto(&url).await?;
+    browser.click("btn-rebuild").await?;
+    confirm(&browser).await?;
+    browser.click("btn-cancel").await?;
+    browser.until_state("rebuild interrupted").await?;
+    drop(served);
+    browser.until("it says so", "return /reconnecting/.test(document.body.textContent)").await?;
+    let _again = Served::start_at(port, &workspace, &[], &[])?;
+    browser.until("it is back", "return !/reconnecting/.test(document.body.textContent)").await?;
+    browser.click("nav-runs").await?;
+    browser.until("the run shows", "return /interrupted/.test(document.querySelector('table')?.textContent)").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_logs_in_and_reads_every_page() -> Result<()> {
+    let db = racing("phone", 200).await?;
+    let workspace = Workspace::at(db.url())?;
+    let served = Served::start(&workspace, &[], &[("RACEALPHA_TOKEN", "right"), ("RACEALPHA_VIEW_TOKEN", "look")])?;
+    assert_eq!(served.job("/api/pull", &json!({}))?, "done");
+    assert_eq!(served.job("/api/transform", &json!({}))?, "done");
+    let browser = Browser::open(375, true).await?;
+    browser.page.goto(&served.url).await?;
+    browser.type_in("token", "wrong").await?;
+    browser.click("login").await?;
+    browser.until("it says that it is wrong", "return document.getElementById('wrong')?.hidden === false").await?;
+    browser.picture("phone-login").await?;
+    browser.type_in("token", "look").await?;
+    browser.click("login").await?;
+    browser.until("the viewer is in", "return document.getElementById('role')?.textContent === 'viewer'").await?;
+    browser.until("nothing can be pressed", "return document.getElementById('btn-rebuild')?.disabled").await?;
+    // The refused login is in the console, as it should be.
+    browser.page.issue_cmd(crate::support::ConsoleLines).await?;
+    for page in PAGES {
+        browser.page.goto(&format!("{}/#/{page}", served.url)).await?;
+        browser.until("the page shows", "return !!document.querySelector('main *')").await?;
+        browser.picture(&format!("phone-{}", page.replace('/', "-"))).await?;
+        browser.is_sound(page).await?;
+    }
+    Ok(())
+}
