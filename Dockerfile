@@ -21,7 +21,7 @@ FROM debian:bookworm-slim
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates curl \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --uid 10001 --create-home racealpha \
+    && useradd --uid 10001 --create-home racealpha \
     && install --directory --owner racealpha /lake
 COPY --from=build /build/target/release/racealpha /usr/local/bin/racealpha
 USER racealpha

@@ -1,5 +1,7 @@
 // The running job, as the server tells it over the WebSocket; everybody who subscribes hears of each change.
 
+import { get } from "./api.js";
+
 const RETRY_MIN = 500;
 const RETRY_MAX = 15_000;
 
@@ -38,6 +40,8 @@ export function connect() {
   socket.onclose = () => {
     live.connected = false;
     tell("closed");
+    // Without a session this opens the login page.
+    get("/api/session").catch(() => {});
     setTimeout(connect, retry);
     retry = Math.min(retry * 2, RETRY_MAX);
   };

@@ -19,6 +19,11 @@ pub(super) async fn serve(context: &Context, arguments: &ServeArguments, output:
     let schedule = arguments.schedule.as_ref().map(|cron| Schedule::parse(cron, &arguments.zone));
     let schedule = schedule.transpose().map_err(|error| PipelineError::Usage(error.to_string()))?;
     let tokens = Tokens { operator: early_setting("RACEALPHA_TOKEN"), viewer: early_setting("RACEALPHA_VIEW_TOKEN") };
+    if tokens.viewer.is_some() && !tokens.is_closed() {
+        let message =
+            "RACEALPHA_VIEW_TOKEN lets people look, and without RACEALPHA_TOKEN nobody needs it: set both or neither";
+        return Err(PipelineError::Usage(message.to_owned()).into());
+    }
     let open_host = if tokens.is_closed() { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST };
     let address = SocketAddr::new(arguments.host.unwrap_or(IpAddr::V4(open_host)), port(arguments.port)?);
     serve_at(context, ServeOptions { address, tokens, schedule }, output).await?;

@@ -73,9 +73,18 @@ const DEFAULT_MEMORY: &str = "60%";
 pub struct RunId(String);
 
 impl RunId {
-    /// A name for a run that starts now.
+    /// A name for a run that starts now. Names sort by time, to the millisecond: runs may follow each other within a
+    /// second.
+    ///
+    /// ```
+    /// use racealpha::pipeline::RunId;
+    /// let first = chrono::DateTime::from_timestamp_millis(1_767_225_600_000).ok_or("no such time")?;
+    /// let second = first + chrono::Duration::milliseconds(7);
+    /// assert!(RunId::new(first, 0xffff).as_str() < RunId::new(second, 0).as_str());
+    /// # Ok::<(), &str>(())
+    /// ```
     pub fn new(now: DateTime<Utc>, random: u16) -> Self {
-        Self(format!("{}-{random:04x}", now.format("%Y%m%dT%H%M%S")))
+        Self(format!("{}-{random:04x}", now.format("%Y%m%dT%H%M%S%3f")))
     }
 
     /// A name for a run that starts now, unlike any other.

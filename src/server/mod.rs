@@ -26,6 +26,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{DefaultPredicate, NotForContentType, Predicate};
 
 use access::Access;
 pub use access::Tokens;
@@ -133,6 +134,8 @@ pub async fn serve(
 }
 
 fn router(dashboard: Dashboard) -> Router {
+    // Parquet and Arrow files are what they are.
+    let compressed = DefaultPredicate::new().and(NotForContentType::const_new("application/vnd."));
     let api = Router::new()
         .route("/session", get(access::session))
         .route("/status", get(look::status))
@@ -171,7 +174,7 @@ fn router(dashboard: Dashboard) -> Router {
         .layer(axum::middleware::from_fn(headers))
         .layer(axum::middleware::from_fn_with_state(dashboard.clone(), access::same_site))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(CompressionLayer::new())
+        .layer(CompressionLayer::new().compress_when(compressed))
         .layer(CatchPanicLayer::custom(problem::panicked))
         .layer(axum::middleware::from_fn_with_state(Arc::new(Semaphore::new(REQUESTS_MAX)), bounded))
         .with_state(dashboard)

@@ -201,6 +201,9 @@ async fn only_who_has_a_token_comes_in() -> Result<()> {
     assert_eq!(open.code, Some(2), "{open:?}");
     assert!(open.stderr.contains("RACEALPHA_TOKEN"), "{open:?}");
 
+    let half = workspace.command(["serve", "--port", "0"]).env("RACEALPHA_VIEW_TOKEN", "look-token").output()?;
+    assert_eq!(half.status.code(), Some(2), "{half:?}");
+
     let served =
         Served::start(&workspace, &[], &[("RACEALPHA_TOKEN", "s3cret-token"), ("RACEALPHA_VIEW_TOKEN", "look-token")])?;
     let send =

@@ -8,12 +8,15 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 /// Variables of the tester's machine that the program would read.
-const SETTINGS: [&str; 15] = [
+const SETTINGS: [&str; 18] = [
     "DATABASE_URL",
     "TARGET_DATABASE_URL",
     "RACEALPHA_LAKE",
     "RACEALPHA_JOBS",
     "RACEALPHA_MEMORY",
+    "RACEALPHA_TOKEN",
+    "RACEALPHA_VIEW_TOKEN",
+    "PORT",
     "RUST_LOG",
     "PGHOST",
     "PGHOSTADDR",

@@ -1,7 +1,7 @@
 //! The dashboard as a process, and a client of its API.
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Stdio};
+use std::process::Child;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -54,8 +54,7 @@ impl Served {
         let port = port.to_string();
         let all = ["--json", "--set", "validate.min_rows=1", "serve", "--host", "127.0.0.1", "--port", &port];
         let mut command = workspace.command(all.iter().chain(arguments));
-        command.env_remove("RACEALPHA_TOKEN").env_remove("RACEALPHA_VIEW_TOKEN").env_remove("PORT");
-        command.envs(variables.iter().copied()).stdout(Stdio::piped());
+        command.envs(variables.iter().copied());
         let mut child = command.spawn()?;
         let log = Arc::new(Mutex::new(String::new()));
         if let Some(mut stderr) = child.stderr.take() {
