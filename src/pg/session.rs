@@ -109,6 +109,15 @@ impl Session {
         self.client.batch_execute(&format!("{begin}; {snapshot}{}", settings("SET LOCAL"))).await
     }
 
+    /// The same after a transaction that is over or has failed.
+    ///
+    /// # Errors
+    /// As [`Session::begin_read_only`].
+    pub async fn begin_read_only_again(&self) -> Result<(), tokio_postgres::Error> {
+        self.client.batch_execute("ROLLBACK").await?;
+        self.begin_read_only(None).await
+    }
+
     /// Whether a pooler stands between us and the server.
     pub fn is_pooled(&self) -> bool {
         self.is_pooled

@@ -8,9 +8,11 @@ use super::{Context, PipelineError, RunRecord, history};
 use crate::config::ConfigError;
 use crate::lake::{Origin, Version};
 use crate::pg::{DatabaseUrl, Session};
-use crate::push::{self, BackupStatus, Leftover, TargetStatus, target_status};
+use crate::push::{self, BackupStatus, Leftover, PushError, TargetOptions, TargetStatus, target_status};
 
 const PURPOSE: &str = "status";
+/// How often the target's tables are read at most; a push changes them twice within milliseconds, then not for long.
+const READS_MAX: usize = 5;
 
 /// The state of everything a rebuild touches.
 #[derive(Debug, Clone, Serialize)]
@@ -77,16 +79,12 @@ pub async fn status(context: &Context) -> Result<StatusReport, PipelineError> {
     let (source, _) = look(context.settings.source()).await;
     let (target, session) = look(context.settings.target()).await;
     let (_, options) = target_of(context, None)?;
-    let (live, backups) = match &session {
-        Some(session) => (target_status(session, &options).await?, push::backups(session, &options).await?),
-        None => (None, Vec::new()),
+    let TargetTables { live, backups, leftovers } = match &session {
+        Some(session) => target_tables(session, &options, context.settings.target()?).await?,
+        None => TargetTables::default(),
     };
     let (newest, older_backups): (Vec<_>, _) =
         backups.into_iter().partition(|backup| backup.table == options.backup_table());
-    let leftovers = match &session {
-        Some(session) => push::leftovers(session, context.settings.target()?).await?,
-        None => Vec::new(),
-    };
     let manifest = context.lake()?.latest().await?;
     let tables = manifest.iter().flat_map(|manifest| &manifest.tables).map(|(name, table)| LakeTableStatus {
         name: name.clone(),
@@ -113,6 +111,38 @@ pub async fn status(context: &Context) -> Result<StatusReport, PipelineError> {
         tables: tables.collect(),
         last_run: history(context, 1).await?.pop(),
     })
+}
+
+/// What the target holds.
+#[derive(Debug, Default)]
+struct TargetTables {
+    live: Option<TargetStatus>,
+    backups: Vec<BackupStatus>,
+    leftovers: Vec<Leftover>,
+}
+
+/// Reads them, again with a new snapshot when a push dropped or renamed one while it was read: the catalogues' functions
+/// look at the tables of now, not at those of the snapshot, and fail for one that is gone.
+async fn target_tables(
+    session: &Session,
+    options: &TargetOptions,
+    url: &DatabaseUrl,
+) -> Result<TargetTables, PipelineError> {
+    let read = async || {
+        Ok::<_, PushError>(TargetTables {
+            live: target_status(session, options).await?,
+            backups: push::backups(session, options).await?,
+            leftovers: push::leftovers(session, url).await?,
+        })
+    };
+    for _ in 1..READS_MAX {
+        match read().await {
+            // Without a session the failure stands.
+            Err(error) if error.is_table_gone() => session.begin_read_only_again().await.map_err(|_| error)?,
+            other => return Ok(other?),
+        }
+    }
+    Ok(read().await?)
 }
 
 async fn look(url: Result<&DatabaseUrl, ConfigError>) -> (ServerStatus, Option<Session>) {

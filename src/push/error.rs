@@ -262,6 +262,14 @@ impl PushError {
         }
     }
 
+    /// Whether a table went while the catalogue was being read: dropped, or renamed away, by somebody else.
+    pub fn is_table_gone(&self) -> bool {
+        let (Self::ServerRefused { source, .. } | Self::Leftovers { source, .. }) = self else { return false };
+        // "could not open relation with OID …" and "cache lookup failed …" have no code of their own.
+        let gone = [SqlState::UNDEFINED_TABLE, SqlState::UNDEFINED_OBJECT, SqlState::INTERNAL_ERROR];
+        source.code().is_some_and(|code| gone.contains(code))
+    }
+
     /// Sorts a client's error by what the operator can do.
     pub(super) fn at(step: &'static str, table: &TableName, source: tokio_postgres::Error) -> Self {
         let table = table.clone();

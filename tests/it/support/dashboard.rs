@@ -127,11 +127,15 @@ impl Served {
 
     /// Waits for the running job and gives the state of the last run on record.
     pub(crate) fn ended(&self) -> Result<String> {
+        let mut status = None;
         eventually("the job ends", || {
-            self.get("/api/status")
-                .and_then(|status| status.json())
-                .is_ok_and(|status| status["running"] == json!(null))
+            let answer = self.get("/api/status");
+            let runs = matches!(&answer, Ok(answer) if answer.json().is_ok_and(|status| status["running"].is_object()));
+            status = Some(answer);
+            !runs
         });
+        let status = status.context("the state was asked for")??;
+        ensure!(status.status == 200, "the state is told at any time: {status:?}");
         let runs = self.get("/api/runs?limit=1")?.json()?;
         Ok(runs[0]["state"].as_str().unwrap_or_default().to_owned())
     }
