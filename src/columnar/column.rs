@@ -336,6 +336,7 @@ fn primitives<'a, T: ArrowPrimitiveType>(
     builder: &mut Primitives<T>,
     mut read: impl FnMut(&[u8]) -> Result<T::Native, FieldError>,
 ) -> Result<(), (usize, FieldError)> {
+    builder.reserve(values.size_hint().0);
     each(values, |value| {
         builder.push(value.map(&mut read).transpose()?);
         Ok(())

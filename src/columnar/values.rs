@@ -1,6 +1,6 @@
 //! Where the values of a column under construction are kept: plain vectors, because a value must not cost a call.
 
-use arrow::array::{BinaryArray, NullBufferBuilder, PrimitiveArray, StringArray};
+use arrow::array::{BinaryArray, PrimitiveArray, StringArray};
 use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer};
 use arrow::datatypes::{ArrowPrimitiveType, DataType};
 use arrow::error::ArrowError;
@@ -15,11 +15,33 @@ fn room_for_next<T>(last: usize) -> Vec<T> {
     Vec::with_capacity(last + last / 8)
 }
 
+/// Which values are not null, a byte each until the batch is finished: to set single bits costs more than all the rest.
+#[derive(Debug, Default)]
+struct Validity {
+    is_valid: Vec<bool>,
+    nulls: usize,
+}
+
+impl Validity {
+    #[inline]
+    fn push(&mut self, is_valid: bool) {
+        self.is_valid.push(is_valid);
+        self.nulls += usize::from(!is_valid);
+    }
+
+    fn finish(&mut self) -> Option<NullBuffer> {
+        let next = room_for_next(self.is_valid.len());
+        let is_valid = std::mem::replace(&mut self.is_valid, next);
+        let nulls = std::mem::take(&mut self.nulls);
+        (nulls > 0).then(|| is_valid.into())
+    }
+}
+
 /// Values of one width.
 #[derive(Debug)]
 pub(super) struct Primitives<T: ArrowPrimitiveType> {
     values: Vec<T::Native>,
-    validity: NullBufferBuilder,
+    validity: Validity,
     data_type: DataType,
 }
 
@@ -30,13 +52,19 @@ impl<T: ArrowPrimitiveType> Primitives<T> {
 
     /// Values of a type with parameters.
     pub(super) fn of(data_type: DataType) -> Self {
-        Self { values: Vec::new(), validity: NullBufferBuilder::new(0), data_type }
+        Self { values: Vec::new(), validity: Validity::default(), data_type }
+    }
+
+    /// Makes room for as many values.
+    pub(super) fn reserve(&mut self, values: usize) {
+        self.values.reserve(values);
+        self.validity.is_valid.reserve(values);
     }
 
     #[inline]
     pub(super) fn push(&mut self, value: Option<T::Native>) {
         self.values.push(value.unwrap_or_default());
-        self.validity.append(value.is_some());
+        self.validity.push(value.is_some());
     }
 
     pub(super) fn finish(&mut self) -> PrimitiveArray<T> {
@@ -52,31 +80,26 @@ pub(super) struct Bytes {
     values: Vec<u8>,
     /// Where each value ends; the first entry is where the first one begins.
     offsets: Vec<i32>,
-    validity: NullBufferBuilder,
+    validity: Validity,
 }
 
 impl Bytes {
     pub(super) fn new() -> Self {
-        Self { values: Vec::new(), offsets: vec![0], validity: NullBufferBuilder::new(0) }
+        Self { values: Vec::new(), offsets: vec![0], validity: Validity::default() }
     }
 
     /// Appends a column of values as they are.
     pub(super) fn extend<'a>(&mut self, values: impl Iterator<Item = Option<&'a [u8]>>) -> Result<(), FieldError> {
         for value in values {
-            match value {
-                Some(value) => {
-                    self.values.extend_from_slice(value);
-                    self.validity.append_non_null();
-                }
-                None => self.validity.append_null(),
-            }
+            self.values.extend_from_slice(value.unwrap_or_default());
+            self.validity.push(value.is_some());
             self.end_value();
         }
         self.check(i32::MAX as usize)
     }
 
     pub(super) fn push_null(&mut self) {
-        self.validity.append_null();
+        self.validity.push(false);
         self.end_value();
     }
 
@@ -88,7 +111,7 @@ impl Bytes {
     ) -> Result<R, FieldError> {
         let rendered = render(&mut self.values)?;
         self.check(RENDERED_BYTES_MAX)?;
-        self.validity.append_non_null();
+        self.validity.push(true);
         self.end_value();
         Ok(rendered)
     }

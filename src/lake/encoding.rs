@@ -75,12 +75,16 @@ impl FileEncoding {
                 properties = properties.set_column_dictionary_enabled(column.clone(), false);
             }
             // Differences of whole numbers take a few bits each, as numbers of a dictionary do, and cost a third of
-            // looking the values up. Texts beyond the dictionary have their lengths apart, so that the compressor gets
-            // less to do.
+            // looking the values up. Floats are split into their first bytes, second bytes and so on, of which the
+            // compressor makes less than of a dictionary and in half the time. Texts beyond the dictionary have their
+            // lengths apart, so that the compressor gets less to do.
             properties = match field.data_type() {
                 DataType::Utf8 => properties.set_column_encoding(column.clone(), Encoding::DELTA_LENGTH_BYTE_ARRAY),
                 DataType::Int32 | DataType::Int64 | DataType::Date32 | DataType::Timestamp(_, _) => properties
                     .set_column_encoding(column.clone(), Encoding::DELTA_BINARY_PACKED)
+                    .set_column_dictionary_enabled(column.clone(), false),
+                DataType::Float32 | DataType::Float64 => properties
+                    .set_column_encoding(column.clone(), Encoding::BYTE_STREAM_SPLIT)
                     .set_column_dictionary_enabled(column.clone(), false),
                 _ => properties,
             };

@@ -26,8 +26,10 @@ const SLICES_AT_ONCE: usize = 2;
 /// Rows of a slice, about: as many days as have them. Few enough to hold in memory, many enough that planning a query
 /// for each does not count.
 const SLICE_ROWS: u64 = 200_000;
-/// Bytes of a slice in memory at most.
-pub(super) const SLICE_BYTES_MAX: usize = 1 << 30;
+/// Bytes of a value in memory, about.
+const VALUE_BYTES: u64 = 8;
+/// Bytes of memory that writing takes at most.
+const WRITING_BYTES_MAX: u64 = 2 << 30;
 /// Types that can be compared with dates, without a time zone.
 const DATE_TYPES: [&str; 2] = ["DATE", "TIMESTAMP"];
 
@@ -39,8 +41,8 @@ pub(super) struct TableFiles<'a> {
     pub(super) layout: TableLayout,
     /// The order of rows in the files.
     pub(super) order_by: &'a [String],
-    /// Bytes of a slice that may be held in memory: [`SLICE_BYTES_MAX`].
-    pub(super) slice_bytes_max: usize,
+    /// Bytes of a slice that may be held in memory: see [`share_memory`].
+    pub(super) slice_bytes_max: u64,
     /// What is known of its columns.
     pub(super) dictionary: &'a [DictionaryColumn],
     /// The table of events behind a view, whose dates tell how its rows are spread over time.
@@ -58,6 +60,15 @@ impl From<TransformError> for NotHeld {
     fn from(error: TransformError) -> Self {
         Self::Failed(error)
     }
+}
+
+/// Takes a third of the engine's memory for writing. Gives the bytes that a slice may take: half of it is for the slices,
+/// the other half for the rows being gathered and encoded.
+pub(super) fn share_memory(engine: &Engine) -> Result<u64, TransformError> {
+    let limit = engine.memory_limit()?;
+    let writing = (limit / 3).min(WRITING_BYTES_MAX);
+    engine.limit_memory(limit - writing)?;
+    Ok(writing / 2 / SLICES_AT_ONCE as u64)
 }
 
 /// What one writer made; no schema when it got no slice.
@@ -131,7 +142,8 @@ impl TableFiles<'_> {
             Some(_) => engine.count("SELECT max(estimated_size) FROM duckdb_tables()")?,
             None => counted,
         };
-        let in_slice_min = SLICE_ROWS.saturating_mul(counted) / rows.max(1);
+        let held_rows = self.slice_bytes_max / VALUE_BYTES / columns.len().max(1) as u64;
+        let in_slice_min = held_rows.min(SLICE_ROWS).saturating_mul(counted) / rows.max(1);
         // The days that slices begin with, but for the first.
         let mut begins: Vec<i32> = Vec::new();
         let mut in_slice = 0;
@@ -223,10 +235,10 @@ impl TableFiles<'_> {
 }
 
 /// All rows of a query, as long as they have no more bytes.
-fn hold(engine: &Engine, sql: &str, bytes_max: usize) -> Result<(SchemaRef, Vec<RecordBatch>), NotHeld> {
+fn hold(engine: &Engine, sql: &str, bytes_max: u64) -> Result<(SchemaRef, Vec<RecordBatch>), NotHeld> {
     let (mut batches, mut bytes) = (Vec::new(), 0);
     let schema = engine.stream(sql, |_, batch| {
-        bytes += batch.get_array_memory_size();
+        bytes += batch.get_array_memory_size() as u64;
         if bytes > bytes_max {
             return Err(NotHeld::TooLarge);
         }
@@ -264,7 +276,7 @@ mod tests {
     use crate::transform::EngineLimits;
 
     /// The names in each file after rows of two years were written.
-    fn written(slice_bytes_max: usize) -> Vec<Vec<String>> {
+    fn written(slice_bytes_max: u64) -> Vec<Vec<String>> {
         let runtime = Runtime::new().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let lake = Lake::open(&folder.path().display().to_string()).unwrap();
@@ -307,7 +319,7 @@ mod tests {
 
     #[test]
     fn rows_are_in_their_order_whoever_sorts_them() {
-        for (slice_bytes_max, who) in [(SLICE_BYTES_MAX, "here"), (0, "by DuckDB")] {
+        for (slice_bytes_max, who) in [(u64::MAX, "here"), (0, "by DuckDB")] {
             let files = written(slice_bytes_max);
             assert!(files.contains(&vec!["a".to_owned(), "b".to_owned()]), "sorted {who}: {files:?}");
             assert!(files.contains(&vec!["d".to_owned(), "c".to_owned()]), "sorted {who}: {files:?}");

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::runtime::Handle;
 
 use super::run::with_run;
-use super::table_files::{SLICE_BYTES_MAX, TableFiles};
+use super::table_files::{TableFiles, share_memory};
 use super::{Context, PipelineError, Run};
 use crate::config::Made;
 use crate::lake::{FileEncoding, Lake, LakeError, LakeTable, Manifest, Origin, Publication, TableLayout, Version};
@@ -169,8 +169,9 @@ impl TransformJob {
         if is_last {
             let files: Vec<String> = selected.iter().map(|phase| phase.file()).collect();
             check_columns(&engine, &self.context.pipeline.dataset.name, &self.phases.dictionary, &files)?;
+            let slice_bytes_max = share_memory(&engine)?;
             for made in self.context.pipeline.made() {
-                written.push((made.name.to_owned(), self.write(&engine, &made)?));
+                written.push((made.name.to_owned(), self.write(&engine, &made, slice_bytes_max)?));
             }
         }
         Ok((reports, written))
@@ -213,7 +214,7 @@ impl TransformJob {
     }
 
     /// Writes one table that the phases made, and gives the seconds it took.
-    fn write(&self, engine: &Engine, made: &Made<'_>) -> Result<(LakeTable, f64), PipelineError> {
+    fn write(&self, engine: &Engine, made: &Made<'_>, slice_bytes_max: u64) -> Result<(LakeTable, f64), PipelineError> {
         let started = Instant::now();
         if engine.columns(made.name)?.is_empty() {
             return Err(PipelineError::Usage(format!(
@@ -234,7 +235,7 @@ impl TransformJob {
                 encoding: FileEncoding::default(),
             },
             order_by: made.order_by,
-            slice_bytes_max: SLICE_BYTES_MAX,
+            slice_bytes_max,
             events: self.context.pipeline.dataset.event.as_ref(),
             dictionary: if made.name == self.context.pipeline.dataset.name { &self.phases.dictionary } else { &[] },
         };

@@ -218,6 +218,25 @@ impl Engine {
         Ok(count.and_then(|count| u64::try_from(count).ok()).unwrap_or(0))
     }
 
+    /// Bytes of memory that all sessions of this database may use together.
+    ///
+    /// # Errors
+    /// As [`Engine::stream`].
+    pub fn memory_limit(&self) -> Result<u64, TransformError> {
+        let sql = "SELECT current_setting('memory_limit')";
+        let limit: String =
+            self.connection.query_row(sql, [], |row| row.get(0)).map_err(|error| self.failed(&error))?;
+        bytes_of(&limit).ok_or_else(|| TransformError::Query(format!("{limit} is no amount of memory")))
+    }
+
+    /// Sets that limit.
+    ///
+    /// # Errors
+    /// As [`Engine::execute`]; also when what cannot be given back is more.
+    pub fn limit_memory(&self, bytes: u64) -> Result<(), TransformError> {
+        self.execute(&format!("SET memory_limit = '{bytes}B'"))
+    }
+
     /// Whether a name of the current schema stands for a view.
     ///
     /// # Errors
@@ -247,6 +266,15 @@ impl Engine {
     }
 }
 
+/// An amount as DuckDB prints it, such as `953.6 MiB`, to a tenth of its unit.
+fn bytes_of(amount: &str) -> Option<u64> {
+    let (number, unit) = amount.split_once(' ')?;
+    let (whole, tenths) = number.split_once('.').unwrap_or((number, "0"));
+    let power = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB"].iter().position(|name| *name == unit)?;
+    let unit = 1024_u64.checked_pow(u32::try_from(power).ok()?)?;
+    whole.parse::<u64>().ok()?.checked_mul(unit)?.checked_add(tenths.parse::<u64>().ok()?.checked_mul(unit / 10)?)
+}
+
 /// Whether times of day are in it.
 fn has_time(data_type: &DataType) -> bool {
     match data_type {
@@ -273,4 +301,23 @@ pub fn rows_as_json(batch: &RecordBatch) -> Result<Vec<Map<String, Value>>, Tran
         return Ok(Vec::new());
     }
     serde_json::from_slice(&text).map_err(|error| failed(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
+    use super::*;
+
+    #[test]
+    fn a_memory_limit_is_what_was_set_whatever_its_unit() {
+        for (set, bytes) in [("512MiB", 512 << 20), ("1536MiB", 3 << 29), ("4GiB", 4 << 30), ("4000KiB", 4000 << 10)] {
+            let limits = EngineLimits { memory: Some(set.to_owned()), ..EngineLimits::default() };
+            let engine = Engine::open(None, &limits, CancellationToken::new()).unwrap();
+            let found = engine.memory_limit().unwrap();
+            assert!(found.abs_diff(bytes) <= bytes / 20, "{set} is {found} bytes");
+            engine.limit_memory(found / 2).unwrap();
+            assert!(engine.memory_limit().unwrap() < found);
+        }
+    }
 }

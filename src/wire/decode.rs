@@ -37,6 +37,17 @@ impl<'a> TupleBlock<'a> {
         self.rows
     }
 
+    /// The same tuples in parts of about `fields` fields, in order.
+    pub fn parts(self, fields: usize) -> impl Iterator<Item = Self> {
+        let rows = (fields / self.columns.max(1)).max(1);
+        let part = move |from| {
+            let rows = rows.min(self.rows - from);
+            let fields = self.fields.get(from * self.columns..(from + rows) * self.columns).unwrap_or_default();
+            Self { fields, rows, ..self }
+        };
+        (0..self.rows).step_by(rows).map(part)
+    }
+
     /// Where a field's bytes begin in the stream.
     pub fn position(&self, row: usize, column: usize) -> u64 {
         let field = self.fields.get(row * self.columns + column);
