@@ -192,7 +192,9 @@ impl PullJob<'_> {
         let mut lost = 0;
         loop {
             match self.pull_at(snapshot, tables).await {
-                Err(PipelineError::Source(error @ SourceError::SnapshotLost)) if lost + 1 < SNAPSHOTS_MAX => {
+                Err(PipelineError::Source(error))
+                    if error.remedy() == Remedy::StartOver && lost + 1 < SNAPSHOTS_MAX =>
+                {
                     lost += 1;
                     let message = format!("{error}; starting over with another ({} of {SNAPSHOTS_MAX})", lost + 1);
                     self.progress.warn(self.step, message);
@@ -227,10 +229,12 @@ impl PullJob<'_> {
         for table in tables {
             let described = self.describe(&snapshot, table, &publication);
             let described = unless_cancelled(self.cancel, described).await?;
-            pulling.push(described.map_err(|error| match error {
-                PipelineError::Source(error) if error.remedy() != Remedy::None => SourceError::SnapshotLost.into(),
-                error => error,
-            })?);
+            pulling.push(described.map_err(snapshot_lost)?);
+        }
+        for table in unless_cancelled(self.cancel, snapshot.foreign_tables()).await?? {
+            let message =
+                format!("{table} is a foreign table: its rows are not of the snapshot, but of when they are read");
+            self.progress.warn(self.step, message);
         }
         self.report_drift(&publication, &pulling)?;
         if self.options.incremental {
@@ -480,7 +484,8 @@ impl PullJob<'_> {
     ) -> Result<(Manifest, BTreeMap<String, Merged>), PipelineError> {
         // Only if nobody could rewrite a table meanwhile were the ranges of all sessions parts of one whole.
         if let Some(held) = &copied.snapshot {
-            unless_cancelled(self.cancel, held.check()).await??;
+            let relations = pulling.iter().map(|table| &table.relation);
+            unless_cancelled(self.cancel, held.check(relations)).await??;
         }
         let next_writer = || copied.writers.fetch_add(1, Ordering::Relaxed);
         let mut joined: Vec<Share> = pulling.iter().map(|_| Share::default()).collect();
@@ -579,6 +584,16 @@ impl PullJob<'_> {
         let (lake, schema, runtime) = (self.lake.clone(), Arc::clone(&pulling.schema), Handle::current());
         let write = move || TableWriter::new(&lake, runtime, layout, schema, writer)?.finish(true);
         Ok(tokio::task::spawn_blocking(write).await??)
+    }
+}
+
+/// A failure of the session that holds the snapshot: what may help there takes another snapshot.
+fn snapshot_lost(error: PipelineError) -> PipelineError {
+    match error {
+        PipelineError::Source(error) if !matches!(error.remedy(), Remedy::None | Remedy::StartOver) => {
+            SourceError::SnapshotLost.into()
+        }
+        error => error,
     }
 }
 

@@ -27,6 +27,12 @@ pub enum SourceError {
     /// The session that holds the snapshot has ended, and the snapshot with it.
     #[error("the session that held the source's snapshot has ended")]
     SnapshotLost,
+    /// The table is not the one that the snapshot knows.
+    #[error("{table} was truncated, rewritten or replaced since the snapshot was taken")]
+    Rewritten {
+        /// The table, or the view that reads it.
+        table: TableName,
+    },
     /// A standby could not wait for the pull.
     #[error(
         "copying {table} was cancelled by the standby, which had to remove rows that the pull still reads; set \
@@ -86,9 +92,11 @@ impl SourceError {
             Self::Copy { source, .. } | Self::Snapshot(source) | Self::Catalog(CatalogError::Query { source, .. }) => {
                 is_connection_lost(source)
             }
-            Self::Stalled { .. } | Self::SnapshotLost | Self::StandbyConflict { .. } | Self::NoSessionLeft { .. } => {
-                true
-            }
+            Self::Stalled { .. }
+            | Self::SnapshotLost
+            | Self::Rewritten { .. }
+            | Self::StandbyConflict { .. }
+            | Self::NoSessionLeft { .. } => true,
             _ => false,
         }
     }

@@ -2,6 +2,7 @@
 
 mod copy_out;
 mod error;
+mod held;
 mod ranges;
 mod rate;
 mod retry;

@@ -45,7 +45,7 @@ impl CopyRange {
 }
 
 /// Whether rows of a relation have a `ctid` by which they can be copied in ranges.
-pub(super) fn has_heap(relation: &RelationInfo) -> bool {
+fn has_heap(relation: &RelationInfo) -> bool {
     HEAP_KINDS.contains(&relation.kind)
 }
 

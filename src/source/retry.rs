@@ -30,7 +30,7 @@ impl SourceError {
     /// What may help.
     pub fn remedy(&self) -> Remedy {
         match self {
-            Self::SnapshotLost => Remedy::StartOver,
+            Self::SnapshotLost | Self::Rewritten { .. } => Remedy::StartOver,
             Self::Stalled { .. } | Self::NoSessionLeft { .. } | Self::StandbyConflict { .. } => Remedy::Again,
             Self::Connect(error) if error.is_unreachable() => Remedy::Again,
             Self::Copy { source, .. } if source.code() == Some(&SqlState::QUERY_CANCELED) => Remedy::Halves,

@@ -5,9 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
-use super::ranges::has_heap;
-use super::{Activity, SourceError, Watermark};
-use crate::pg::{DatabaseUrl, RelationInfo, Session, describe_table, quote_table};
+use super::{Activity, SourceError, Watermark, held};
+use crate::pg::{CatalogError, DatabaseUrl, RelationInfo, Session, describe_table};
 use crate::schema::TableName;
 
 const PURPOSE: &str = "pull";
@@ -67,31 +66,49 @@ impl SharedSnapshot {
         Ok(Self { session, info, watermark })
     }
 
-    /// Describes a table as the snapshot sees it, and keeps it as it is: until the session ends nobody can rewrite it, so
-    /// that rows keep their `ctid` and a range copied again has the rows it had.
+    /// Describes a table as the snapshot sees it, and keeps it and all that is read with it as they are: until the session
+    /// ends nobody can rewrite them, so that rows keep their `ctid` and a range copied again has the rows it had. Waits
+    /// for those who rewrite them now.
     ///
     /// # Errors
-    /// [`SourceError::Catalog`], [`SourceError::Copy`].
+    /// [`SourceError::Catalog`], [`SourceError::Copy`], [`SourceError::Rewritten`] when they are not what the snapshot
+    /// knows any more.
     pub async fn hold(&self, table: &TableName) -> Result<RelationInfo, SourceError> {
-        let relation = describe_table(&self.session, table).await?;
-        if !has_heap(&relation) {
-            return Ok(relation);
-        }
-        // Reading no row of it locks it as reading all would, and works where `LOCK TABLE` does not.
-        let read = format!("SELECT FROM {} LIMIT 0", quote_table(table));
-        self.session.batch_execute(&read).await.map_err(|source| SourceError::copy(table, source))?;
+        let relation = match describe_table(&self.session, table).await {
+            Err(CatalogError::Missing(_)) if held::is_known(&self.session, table).await? => {
+                return Err(SourceError::Rewritten { table: table.clone() });
+            }
+            relation => relation?,
+        };
+        held::hold(&self.session, &relation, self.info.server_version).await?;
+        // Only now does it keep its size.
         Ok(describe_table(&self.session, table).await?)
     }
 
-    /// Proves that the snapshot and the locks of [`SharedSnapshot::hold`] have lasted until now.
+    /// Proves that the snapshot and the locks of [`SharedSnapshot::hold`] have lasted until now, and that nothing came
+    /// to what is read that the snapshot does not count in.
     ///
     /// # Errors
-    /// [`SourceError::SnapshotLost`].
-    pub async fn check(&self) -> Result<(), SourceError> {
-        match timeout(CHECK_PATIENCE, self.session.batch_execute("SELECT 1")).await {
-            Ok(Ok(())) => Ok(()),
-            _ => Err(SourceError::SnapshotLost),
+    /// [`SourceError::SnapshotLost`], [`SourceError::Rewritten`].
+    pub async fn check(&self, relations: impl IntoIterator<Item = &RelationInfo>) -> Result<(), SourceError> {
+        for relation in relations {
+            let held = held::hold(&self.session, relation, self.info.server_version);
+            match timeout(CHECK_PATIENCE, held).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error @ SourceError::Rewritten { .. })) => return Err(error),
+                _ => return Err(SourceError::SnapshotLost),
+            }
         }
+        Ok(())
+    }
+
+    /// Foreign tables among what is held, in order of their names: their rows are those of another server, or of a file,
+    /// whenever they are read.
+    ///
+    /// # Errors
+    /// [`SourceError::Snapshot`].
+    pub async fn foreign_tables(&self) -> Result<Vec<String>, SourceError> {
+        held::foreign_tables(&self.session).await
     }
 
     /// Whether the session that holds the snapshot is known to have ended.

@@ -5,6 +5,7 @@ mod backups;
 mod bad_input;
 mod cli;
 mod connections;
+mod consistency;
 mod dashboard;
 mod dashboard_pages;
 mod drift;
