@@ -53,6 +53,14 @@ pub enum ConnectError {
         /// The network's error, or each host's.
         source: BoxError,
     },
+    /// A server is there, and is just starting or has no connection left.
+    #[error("{server} is just starting, or has no connection left")]
+    NotReady {
+        /// `user@host:port/database`.
+        server: String,
+        /// The server's message.
+        source: BoxError,
+    },
     /// Servers answer, and none is of the kind that `target_session_attrs` asks for.
     #[error("{server}: no server there is {wanted}, as target_session_attrs asks for")]
     WrongKind {
@@ -113,7 +121,7 @@ pub enum ConnectError {
 impl ConnectError {
     /// Whether trying again later may help.
     pub fn is_unreachable(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::WrongKind { .. } | Self::SetUp { .. })
+        matches!(self, Self::Unreachable { .. } | Self::NotReady { .. } | Self::WrongKind { .. } | Self::SetUp { .. })
     }
 }
 
@@ -154,6 +162,13 @@ enum Failure {
 }
 
 impl Failure {
+    /// Whether a server is there, and lets nobody in yet or nobody more.
+    fn is_not_ready(&self) -> bool {
+        let Self::Socket(error) = self else { return false };
+        let error = error.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code);
+        error.is_some_and(|code| [SqlState::CANNOT_CONNECT_NOW, SqlState::TOO_MANY_CONNECTIONS].contains(code))
+    }
+
     fn says(&self, host: &Host) -> String {
         match self {
             Self::Socket(error) => format!("{host}: {}", chain(error.as_ref())),
@@ -207,13 +222,17 @@ pub(super) async fn connect(url: &DatabaseUrl, application: &str) -> Result<Conn
     if failures.iter().any(|(_, failure)| matches!(failure, Failure::WrongKind)) {
         return Err(ConnectError::WrongKind { server, wanted: url.wanted.to_string() });
     }
+    let is_not_ready = failures.iter().any(|(_, failure)| failure.is_not_ready());
     let source = match failures.pop() {
         Some((_, Failure::Socket(error))) if failures.is_empty() => error,
         last => {
             failures.iter().chain(&last).map(|(host, failure)| failure.says(host)).collect::<Vec<_>>().join("; ").into()
         }
     };
-    Err(ConnectError::Unreachable { server, source })
+    Err(match is_not_ready {
+        true => ConnectError::NotReady { server, source },
+        false => ConnectError::Unreachable { server, source },
+    })
 }
 
 /// The host once for each of its addresses.

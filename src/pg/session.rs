@@ -28,9 +28,17 @@ const SETTINGS: [(&str, &str); 12] = [
     ("search_path", "pg_catalog"),
 ];
 
-/// `SET` or `SET LOCAL` for each of them.
-fn settings(verb: &str) -> String {
-    SETTINGS.iter().map(|(name, value)| format!("{verb} {name} = '{value}'")).collect::<Vec<_>>().join("; ")
+/// A limit on a whole transaction, which older servers than 17 do not know.
+const TRANSACTION_LIMIT: &str = "transaction_timeout";
+
+/// Sets each of them, for the session or for the transaction.
+fn settings(is_local: bool) -> String {
+    let verb = if is_local { "SET LOCAL" } else { "SET" };
+    let known = SETTINGS.iter().map(|(name, value)| format!("{verb} {name} = '{value}'; "));
+    format!(
+        "{}SELECT set_config('{TRANSACTION_LIMIT}', '0', {is_local}) WHERE current_setting('{TRANSACTION_LIMIT}', true) IS NOT NULL",
+        known.collect::<String>()
+    )
 }
 
 /// An open session; the task that drives its socket ends with it.
@@ -93,7 +101,7 @@ impl Session {
     }
 
     async fn set_up(&self) -> Result<(), ConnectError> {
-        let set = self.client.batch_execute(&settings("SET")).await;
+        let set = self.client.batch_execute(&settings(false)).await;
         set.map_err(|source| ConnectError::SetUp { server: self.place.to_string(), source })
     }
 
@@ -106,7 +114,7 @@ impl Session {
         let snapshot =
             snapshot.map(|id| format!("SET TRANSACTION SNAPSHOT {}; ", quote_literal(id))).unwrap_or_default();
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-        self.client.batch_execute(&format!("{begin}; {snapshot}{}", settings("SET LOCAL"))).await
+        self.client.batch_execute(&format!("{begin}; {snapshot}{}", settings(true))).await
     }
 
     /// The same after a transaction that is over or has failed.

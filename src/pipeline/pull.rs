@@ -39,6 +39,8 @@ use crate::transform::EngineLimits;
 
 /// Snapshots that one pull may begin with.
 const SNAPSHOTS_MAX: u32 = 5;
+/// Times that the first session is asked for again where the server is not ready: eleven seconds or so.
+const FIRST_FAILURES_MAX: u32 = 6;
 /// How long a server that went away in the middle of a pull may take to come back.
 const RETURN_PATIENCE: Duration = Duration::from_secs(120);
 
@@ -188,7 +190,7 @@ impl PullJob<'_> {
     /// Pulls the tables and publishes them as the lake's next version; starts over when the snapshot is lost.
     pub(super) async fn pull(&self, tables: &[TablePull]) -> Result<PullReport, PipelineError> {
         let started = Instant::now();
-        let mut snapshot = unless_cancelled(self.cancel, SharedSnapshot::open(self.url)).await??;
+        let mut snapshot = self.open_first().await?;
         let mut lost = 0;
         loop {
             match self.pull_at(snapshot, tables).await {
@@ -205,6 +207,21 @@ impl PullJob<'_> {
                     let seconds = started.elapsed().as_secs_f64();
                     return outcome.map(|report| PullReport { seconds, lost_snapshots: lost, ..report });
                 }
+            }
+        }
+    }
+
+    /// Opens the first snapshot. A server that is just starting, or has no connection left, is asked some more times; one
+    /// that is not there is not.
+    async fn open_first(&self) -> Result<SharedSnapshot, PipelineError> {
+        let mut backoff = Backoff::default();
+        loop {
+            match unless_cancelled(self.cancel, SharedSnapshot::open(self.url)).await? {
+                Err(error) if error.is_not_ready() && backoff.failures() < FIRST_FAILURES_MAX => {
+                    self.progress.warn(self.step, format!("{error}; trying again"));
+                    unless_cancelled(self.cancel, sleep(backoff.pause())).await?;
+                }
+                outcome => return Ok(outcome?),
             }
         }
     }
@@ -231,7 +248,8 @@ impl PullJob<'_> {
             let described = unless_cancelled(self.cancel, described).await?;
             pulling.push(described.map_err(snapshot_lost)?);
         }
-        for table in unless_cancelled(self.cancel, snapshot.foreign_tables()).await?? {
+        let foreign = unless_cancelled(self.cancel, snapshot.foreign_tables()).await?;
+        for table in foreign.map_err(|error| snapshot_lost(error.into()))? {
             let message =
                 format!("{table} is a foreign table: its rows are not of the snapshot, but of when they are read");
             self.progress.warn(self.step, message);
@@ -374,7 +392,8 @@ impl PullJob<'_> {
                 watermark: snapshot.watermark(),
                 last: publication.base().and_then(|base| base.tables.get(&table.table.name)),
             };
-            let planned = unless_cancelled(self.cancel, candidate.plan(snapshot.session())).await??;
+            let planned = unless_cancelled(self.cancel, candidate.plan(snapshot.session())).await?;
+            let planned = planned.map_err(|error| snapshot_lost(error.into()))?;
             table.part = match planned {
                 Ok(increment) => {
                     if self.options.detect_deletes {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use tokio::runtime::Handle;
@@ -17,7 +18,7 @@ use crate::columnar::{BatchBuilder, BuildError};
 use crate::lake::{DataFile, Lake, LakeError, TableWriter};
 use crate::pg::Session;
 use crate::progress::{Progress, Step};
-use crate::source::{Backoff, CopyRange, CopyStream, RateLimit, Remedy, SharedSnapshot, SourceError};
+use crate::source::{Backoff, CopyLimits, CopyRange, CopyStream, RateLimit, Remedy, SharedSnapshot, SourceError};
 use crate::wire::CopyDecoder;
 
 /// Rows of a record batch at most.
@@ -28,6 +29,8 @@ const BATCH_BYTES_MAX: usize = 1 << 20;
 const QUEUED_BATCHES_MAX: usize = 1;
 /// Wire bytes after which a worker completes its files of a table, so that a lost connection costs no more than these.
 const SHARE_BYTES_MAX: u64 = 1 << 30;
+/// Silence from the server for this long in the middle of a copy ends it; a scan that finds no row in this time is stuck.
+const STALL_LIMIT: Duration = Duration::from_secs(300);
 /// Times that a worker tries to open another session before the pull fails.
 pub(super) const REJOINS_MAX: u32 = 10;
 
@@ -122,14 +125,17 @@ impl Worker {
     /// Puts back the pieces whose files are thrown away, and opens another session.
     async fn recover(&mut self, pieces: Vec<Piece>, failed: Piece, error: PipelineError) -> Result<(), PipelineError> {
         let PipelineError::Source(error) = error else { return Err(error) };
-        let failed = Piece { failures: failed.failures + 1, ..failed };
-        let again = match error.remedy() {
-            Remedy::Again if failed.failures < PIECE_FAILURES_MAX => vec![failed],
+        let (again, pause) = match error.remedy() {
+            Remedy::Again if failed.failures + 1 < PIECE_FAILURES_MAX => {
+                let pause = Backoff::after(failed.failures).pause();
+                (vec![Piece { failures: failed.failures + 1, ..failed }], Some(pause))
+            }
             Remedy::Halves => {
                 let halves = failed.range.halves(self.pulling[failed.table].relation.pages);
-                halves.into_iter().flatten().map(|range| Piece { range, ..failed }).collect()
+                let halves = halves.into_iter().flatten();
+                (halves.map(|range| Piece { range, failures: 0, ..failed }).collect(), None)
             }
-            _ => Vec::new(),
+            _ => (Vec::new(), None),
         };
         if again.is_empty() {
             return Err(error.into());
@@ -137,7 +143,12 @@ impl Worker {
         let Some(snapshot) = &self.snapshot else { return Err(SourceError::SnapshotLost.into()) };
         let count = pieces.len() + again.len();
         self.progress.warn(self.step, format!("{error}; copying {count} ranges of it again"));
-        self.queue.put_back(pieces.into_iter().chain(again));
+        self.queue.put_back(pieces);
+        if let Some(pause) = pause {
+            // Nobody else gets to fail at it meanwhile.
+            unless_cancelled(&self.cancel, sleep(pause)).await?;
+        }
+        self.queue.put_back(again);
         self.session = join(snapshot, &self.cancel, REJOINS_MAX).await?;
         Ok(())
     }
@@ -163,8 +174,9 @@ impl Worker {
         let table = &pulling.relation.schema;
         let decode_failed = |source| PipelineError::Decode { table: table.table.clone(), source };
         let mut decoder = CopyDecoder::new(table.columns.len());
-        let (condition, rate) = (pulling.condition(), self.rate.clone());
-        let mut stream = CopyStream::open(&mut self.session, table, range, condition, rate, &self.cancel).await?;
+        let limits = CopyLimits { rate: self.rate.clone(), stall: STALL_LIMIT };
+        let mut stream =
+            CopyStream::open(&mut self.session, table, range, pulling.condition(), limits, &self.cancel).await?;
         while let Some(bytes) = stream.next().await? {
             decoder.push_block(bytes).map_err(decode_failed)?;
             share.take_block(&mut decoder, pulling, range).await?;

@@ -10,15 +10,23 @@ use super::{CopyRange, RateLimit, SourceError};
 use crate::pg::{CopyOut, Session, quote_ident, quote_table};
 use crate::schema::{ColumnSchema, PgType, TableName, TableSchema};
 
-/// Silence from the server for this long ends a copy; a scan that finds no row in this time is stuck.
-const STALL_LIMIT: Duration = Duration::from_secs(300);
+/// What bounds a copy.
+#[derive(Debug, Clone)]
+pub struct CopyLimits {
+    /// What it may take, together with others.
+    pub rate: Option<Arc<RateLimit>>,
+    /// How long the server may be silent in the middle. Before its first row it may think as long as it likes: a view may
+    /// have much to sort, and a connection that is gone shows by its keepalives.
+    pub stall: Duration,
+}
 
 /// The COPY BINARY bytes of one range's rows, in blocks of many rows.
 #[derive(Debug)]
 pub struct CopyStream<'a> {
     copy: CopyOut<'a>,
     table: TableName,
-    rate: Option<Arc<RateLimit>>,
+    limits: CopyLimits,
+    has_begun: bool,
     cancel: CancellationToken,
 }
 
@@ -32,12 +40,12 @@ impl<'a> CopyStream<'a> {
         table: &TableSchema,
         range: CopyRange,
         condition: Option<&str>,
-        rate: Option<Arc<RateLimit>>,
+        limits: CopyLimits,
         cancel: &CancellationToken,
     ) -> Result<Self, SourceError> {
         let failed = |source| SourceError::copy(&table.table, source);
         let copy = session.copy_out(&copy_statement(table, range, condition)).await.map_err(failed)?;
-        Ok(Self { copy, table: table.table.clone(), rate, cancel: cancel.clone() })
+        Ok(Self { copy, table: table.table.clone(), limits, has_begun: false, cancel: cancel.clone() })
     }
 
     /// The next block, once it is within the rate; none at the end.
@@ -48,13 +56,16 @@ impl<'a> CopyStream<'a> {
         let block = tokio::select! {
             biased;
             () = self.cancel.cancelled() => return Err(SourceError::Cancelled),
-            block = timeout(STALL_LIMIT, self.copy.next()) => block.map_err(|_| SourceError::Stalled {
-                table: self.table.clone(),
-                seconds: STALL_LIMIT.as_secs(),
-            })?,
+            block = within(self.limits.stall, self.has_begun, self.copy.next()) => {
+                block.ok_or_else(|| SourceError::Stalled {
+                    table: self.table.clone(),
+                    seconds: self.limits.stall.as_secs(),
+                })?
+            }
         };
         let block = block.map_err(|source| SourceError::copy(&self.table, source))?;
-        if let (Some(rate), Some(block)) = (&self.rate, &block) {
+        self.has_begun = true;
+        if let (Some(rate), Some(block)) = (&self.limits.rate, &block) {
             tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => return Err(SourceError::Cancelled),
@@ -68,6 +79,11 @@ impl<'a> CopyStream<'a> {
     pub fn rows(&self) -> u64 {
         self.copy.rows()
     }
+}
+
+/// An answer that comes within the limit, if there is one; none otherwise.
+async fn within<T>(limit: Duration, is_limited: bool, answer: impl Future<Output = T>) -> Option<T> {
+    if is_limited { timeout(limit, answer).await.ok() } else { Some(answer.await) }
 }
 
 /// `COPY (SELECT …)` rather than `COPY table`: it reads views and generated columns too, and takes a condition.

@@ -85,6 +85,11 @@ impl SourceError {
         }
     }
 
+    /// Whether the server is there, and is just starting or has no connection left.
+    pub fn is_not_ready(&self) -> bool {
+        matches!(self, Self::Connect(ConnectError::NotReady { .. }))
+    }
+
     /// Whether the server could not be reached or went away, so that trying again may help.
     pub fn is_unreachable(&self) -> bool {
         match self {

@@ -9,7 +9,7 @@ mod retry;
 mod snapshot;
 mod watermark;
 
-pub use copy_out::CopyStream;
+pub use copy_out::{CopyLimits, CopyStream};
 pub use error::SourceError;
 pub use ranges::{CopyRange, plan_ranges};
 pub use rate::RateLimit;

@@ -13,6 +13,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
+/// A transaction took longer than it may; the library has no name for it.
+const TRANSACTION_TIMEOUT: &str = "25P04";
+
 /// What may help after a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remedy {
@@ -62,8 +65,12 @@ fn is_transient(error: &tokio_postgres::Error) -> bool {
         SqlState::T_R_SERIALIZATION_FAILURE,
         SqlState::TOO_MANY_CONNECTIONS,
         SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+        SqlState::T_R_DEADLOCK_DETECTED,
+        SqlState::OUT_OF_MEMORY,
+        SqlState::CONFIGURATION_LIMIT_EXCEEDED,
     ];
-    is_connection_lost(error) || error.code().is_some_and(|code| passing.contains(code))
+    let is_passing = |code: &SqlState| passing.contains(code) || code.code() == TRANSACTION_TIMEOUT;
+    is_connection_lost(error) || error.code().is_some_and(is_passing)
 }
 
 /// Pauses that grow.
@@ -73,6 +80,11 @@ pub struct Backoff {
 }
 
 impl Backoff {
+    /// Where so many failures have been already.
+    pub fn after(failures: u32) -> Self {
+        Self { failures }
+    }
+
     /// Failures so far.
     pub fn failures(&self) -> u32 {
         self.failures
@@ -97,5 +109,6 @@ mod tests {
         assert!((0.16..0.24).contains(&pauses[0]) && (0.32..0.48).contains(&pauses[1]), "{pauses:?}");
         assert!(pauses.iter().all(|pause| *pause <= 6.0) && pauses[39] >= 4.0, "{pauses:?}");
         assert_eq!(backoff.failures(), 40);
+        assert!((0.32..0.48).contains(&Backoff::after(1).pause().as_secs_f64()));
     }
 }

@@ -1,12 +1,17 @@
 //! Pulls whose connections, statements, snapshots and servers are lost on the way: the lake has every row once.
 
+use std::io::{BufRead, BufReader};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use racealpha::pg::{LocalServer, ServerOptions};
+use racealpha::pg::{LocalServer, ServerOptions, Session, describe_table};
+use racealpha::schema::TableName;
+use racealpha::source::{CopyLimits, CopyRange, CopyStream, SourceError};
 use rand::{RngExt, SeedableRng, rngs::ChaCha12Rng};
 use serde_json::Value;
 use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
 
 use crate::support::{Fault, Proxy, Ran, Standby, TestDb, Workspace, cluster, connect, password};
 
@@ -46,6 +51,20 @@ async fn copying(watcher: &Client, name: &str) -> Result<i32> {
         }
         ensure!(Instant::now() < deadline, "no session copies");
     }
+}
+
+/// Reads what a program says until a line has the text; then goes on in the background, so that it is not held up.
+fn said(child: &mut Child, text: &str) -> Result<String> {
+    let mut lines = BufReader::new(child.stderr.take().context("its messages")?).lines();
+    let mut seen = String::new();
+    for line in lines.by_ref() {
+        seen.push_str(&line?);
+        if seen.contains(text) {
+            std::thread::spawn(move || lines.for_each(drop));
+            return Ok(seen);
+        }
+    }
+    anyhow::bail!("it never said {text}: {seen}")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -106,6 +125,100 @@ async fn a_statement_that_takes_too_long_is_halved() -> Result<()> {
     let ran = Ran::from(child.wait_with_output()?).ok()?;
     assert!(ran.json()?["repeated_ranges"].as_u64() >= Some(2), "{ran:?}");
     assert_eq!(pulled_digest(&workspace)?, digest(&client).await?);
+    Ok(())
+}
+
+/// A server that has no room, or lets others go first, is asked again after a pause.
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_that_pass_are_waited_out() -> Result<()> {
+    let db = TestDb::new("passing").await?;
+    let client = db.client().await?;
+    client
+        .batch_execute(
+            "CREATE FUNCTION one(code text) RETURNS int LANGUAGE plpgsql AS $$ BEGIN
+                 IF EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND objid = 7
+                            AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))
+                 THEN RAISE EXCEPTION USING ERRCODE = code, MESSAGE = 'not now'; END IF;
+                 RETURN 1; END $$",
+        )
+        .await?;
+    for code in ["53200", "53400", "40P01", "25P04", "25P03"] {
+        client
+            .batch_execute(&format!(
+                "CREATE OR REPLACE VIEW races AS SELECT public.one('{code}') AS race_id, date '2020-01-01' AS race_date"
+            ))
+            .await?;
+        client.query_one("SELECT pg_advisory_lock(7)", &[]).await?;
+        let workspace = Workspace::at(db.url())?;
+        let mut child = workspace.command(["--json", "pull", "races"]).spawn()?;
+        said(&mut child, "; copying 1 ranges of it again").context(code)?;
+        client.query_one("SELECT pg_advisory_unlock(7)", &[]).await?;
+        let report = Ran::from(child.wait_with_output()?).ok()?.json()?;
+        assert_eq!(
+            (&report["tables"]["races"]["rows"], &report["lost_snapshots"]),
+            (&1.into(), &0.into()),
+            "{code}: {report}"
+        );
+        assert!(report["repeated_ranges"].as_u64() >= Some(1), "{code}: {report}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_may_think_before_its_first_row_and_not_fall_silent_after_it() -> Result<()> {
+    let db = TestDb::new("silent").await?;
+    let client = db.client().await?;
+    create_races(&client, 200_000).await?;
+    let thinks = "CREATE VIEW thinks AS SELECT n AS id, t.s FROM generate_series(1, 3) n, (SELECT pg_sleep(1)::text AS s OFFSET 0) AS t";
+    client.batch_execute(thinks).await?;
+    let proxy = Proxy::start(cluster().port(), |_| Fault::None).await?;
+    let url = db.url().replace(&cluster().port().to_string(), &proxy.port.to_string()).parse()?;
+    let limits = CopyLimits { rate: None, stall: Duration::from_millis(300) };
+    let cancel = CancellationToken::new();
+
+    let mut session = Session::open(&url, "test").await?;
+    let table = describe_table(&session, &TableName::new("public", "thinks")).await?.schema;
+    let mut stream = CopyStream::open(&mut session, &table, CopyRange::ALL, None, limits.clone(), &cancel).await?;
+    assert!(stream.next().await?.is_some_and(|block| !block.is_empty()));
+    assert_eq!((stream.next().await?, stream.rows()), (None, 3));
+
+    let table = describe_table(&session, &TableName::new("public", "races")).await?.schema;
+    let mut stream = CopyStream::open(&mut session, &table, CopyRange::ALL, None, limits, &cancel).await?;
+    stream.next().await?.context("the first rows")?;
+    proxy.freeze();
+    let error = loop {
+        // What was on its way still comes.
+        match stream.next().await {
+            Ok(block) => drop(block.context("the server was cut off before its last row")?),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, SourceError::Stalled { .. }), "{error:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_a_connection_left_is_asked_again_and_one_that_refuses_is_not() -> Result<()> {
+    let db = TestDb::new("full").await?;
+    let client = db.client().await?;
+    create_races(&client, 1000).await?;
+    let role = format!("narrow_{}", db.name());
+    client
+        .batch_execute(&format!(
+            "CREATE ROLE {role} LOGIN PASSWORD 'p' CONNECTION LIMIT 1; GRANT SELECT ON races TO {role}"
+        ))
+        .await?;
+    let url = format!("postgres://{role}:p@127.0.0.1:{}/{}", cluster().port(), db.name());
+    let other = connect(&url).await?;
+    let workspace = Workspace::at(&url)?;
+    let mut child = workspace.command(["--json", "pull", "races"]).spawn()?;
+    said(&mut child, "is just starting, or has no connection left; trying again")?;
+    drop(other);
+    let report = Ran::from(child.wait_with_output()?).ok()?.json()?;
+    assert_eq!(report["tables"]["races"]["rows"], 1000, "{report}");
+    let refused = Workspace::at("postgres://u:p@127.0.0.1:1/d")?.run(["pull"])?;
+    assert!(refused.code == Some(4) && !refused.stderr.contains("trying again"), "{refused:?}");
+    client.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await?;
     Ok(())
 }
 
