@@ -26,7 +26,7 @@ use super::drift::{self, ColumnDrift};
 use super::incremental::{Candidate, Increment, Merge, Merged, PullMode, column_numbers};
 use super::pull_queue::PieceQueue;
 use super::pull_table::{Part, Pulling, Share, TablePull, lake_table, made_null_in};
-use super::pull_worker::{REJOINS_MAX, Worker, join, unless_cancelled};
+use super::pull_worker::{Patience, Worker, join, unless_cancelled};
 use super::run::with_run;
 use super::{Context, PipelineError, Run};
 use crate::columnar::schema_for;
@@ -450,8 +450,8 @@ impl PullJob<'_> {
         let mut connections = 0;
         while let Some(shared) = snapshot.as_ref().filter(|_| connections < self.connections) {
             // Only without the first is there nothing to do meanwhile.
-            let failures_max = if connections == 0 && !shared.is_pooled() { REJOINS_MAX } else { 0 };
-            match join(shared, all, failures_max).await {
+            let patience = if connections == 0 && !shared.is_pooled() { Patience::FIRST } else { Patience::NONE };
+            match join(shared, all, patience).await {
                 Ok(session) => {
                     workers.spawn(worker(session, Some(Arc::clone(shared))).run());
                     connections += 1;
@@ -461,9 +461,8 @@ impl PullJob<'_> {
                     self.progress.warn(self.step, format!("pulling with {connections} connections: {error}"));
                     break;
                 }
-                Err(error @ PipelineError::Source(_)) if shared.is_pooled() && !shared.is_lost() => {
-                    let message =
-                        format!("pulling with one connection, as the pooler lets no two share a snapshot: {error}");
+                Err(error @ PipelineError::Source(_)) if can_go_alone(shared, &error) => {
+                    let message = format!("pulling with one connection, as no other can share its snapshot: {error}");
                     self.progress.warn(self.step, message);
                     if let Some(alone) = snapshot.take().and_then(Arc::into_inner) {
                         workers.spawn(worker(alone.into_session(), None).run());
@@ -604,6 +603,12 @@ impl PullJob<'_> {
         let write = move || TableWriter::new(&lake, runtime, layout, schema, writer)?.finish(true);
         Ok(tokio::task::spawn_blocking(write).await??)
     }
+}
+
+/// Whether the session that holds the snapshot can still pull when no other could join it.
+fn can_go_alone(snapshot: &SharedSnapshot, error: &PipelineError) -> bool {
+    let is_lost = matches!(error, PipelineError::Source(SourceError::SnapshotLost));
+    !is_lost && !snapshot.is_lost()
 }
 
 /// A failure of the session that holds the snapshot: what may help there takes another snapshot.

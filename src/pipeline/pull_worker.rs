@@ -31,8 +31,32 @@ const QUEUED_BATCHES_MAX: usize = 1;
 const SHARE_BYTES_MAX: u64 = 1 << 30;
 /// Silence from the server for this long in the middle of a copy ends it; a scan that finds no row in this time is stuck.
 const STALL_LIMIT: Duration = Duration::from_secs(300);
-/// Times that a worker tries to open another session before the pull fails.
-pub(super) const REJOINS_MAX: u32 = 10;
+/// Times that another session is tried before the pull goes on without it, or fails.
+const REJOINS_MAX: u32 = 10;
+/// The same while none was had yet and the server says that there is none left: it may be the last for this role.
+const FIRST_JOINS_MAX: u32 = 3;
+
+/// How often another session is tried.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    failures_max: u32,
+    /// Where the server has no connection left.
+    refusals_max: u32,
+}
+
+impl Patience {
+    /// For a session besides others.
+    pub(super) const NONE: Self = Self { failures_max: 0, refusals_max: 0 };
+    /// For the first besides the one that has the snapshot.
+    pub(super) const FIRST: Self = Self { failures_max: REJOINS_MAX, refusals_max: FIRST_JOINS_MAX };
+    /// For one that replaces another.
+    const REPLACING: Self = Self { failures_max: REJOINS_MAX, refusals_max: REJOINS_MAX };
+
+    fn covers(self, error: &SourceError, failures: u32) -> bool {
+        let most = if error.is_not_ready() { self.refusals_max } else { self.failures_max };
+        error.remedy() == Remedy::Again && failures < most
+    }
+}
 
 /// Waits for an answer of the server no longer than the run goes on.
 pub(super) async fn unless_cancelled<T>(
@@ -46,16 +70,16 @@ pub(super) async fn unless_cancelled<T>(
     }
 }
 
-/// Another session of a snapshot, after so many failures at most.
+/// Another session of a snapshot.
 pub(super) async fn join(
     snapshot: &SharedSnapshot,
     cancel: &CancellationToken,
-    failures_max: u32,
+    patience: Patience,
 ) -> Result<Session, PipelineError> {
     let mut backoff = Backoff::default();
     loop {
         match unless_cancelled(cancel, snapshot.join()).await? {
-            Err(error) if error.remedy() == Remedy::Again && backoff.failures() < failures_max => {
+            Err(error) if patience.covers(&error, backoff.failures()) => {
                 tracing::debug!(%error, "cannot open another session yet");
                 unless_cancelled(cancel, sleep(backoff.pause())).await?;
             }
@@ -149,7 +173,7 @@ impl Worker {
             unless_cancelled(&self.cancel, sleep(pause)).await?;
         }
         self.queue.put_back(again);
-        self.session = join(snapshot, &self.cancel, REJOINS_MAX).await?;
+        self.session = join(snapshot, &self.cancel, Patience::REPLACING).await?;
         Ok(())
     }
 

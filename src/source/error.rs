@@ -18,6 +18,9 @@ pub enum SourceError {
     /// The server cannot give or share a snapshot.
     #[error("cannot share one snapshot of the source between connections")]
     Snapshot(#[source] tokio_postgres::Error),
+    /// The server keeps its snapshots to their sessions.
+    #[error("the server exports no snapshot")]
+    NotShared,
     /// The pooler has no further server session.
     #[error("the pooler gave no further server session within {seconds} seconds")]
     NoSessionLeft {

@@ -60,7 +60,7 @@ impl SourceError {
 }
 
 /// Whether an error says nothing about what was asked: the connection or the server went, or has no room.
-fn is_transient(error: &tokio_postgres::Error) -> bool {
+pub(super) fn is_transient(error: &tokio_postgres::Error) -> bool {
     let passing = [
         SqlState::T_R_SERIALIZATION_FAILURE,
         SqlState::TOO_MANY_CONNECTIONS,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
+use super::retry::is_transient;
 use super::{Activity, SourceError, Watermark, held};
 use crate::pg::{CatalogError, DatabaseUrl, RelationInfo, Session, describe_table};
 use crate::schema::TableName;
@@ -19,7 +20,7 @@ const CHECK_PATIENCE: Duration = Duration::from_secs(30);
 /// The point in the source's history that a pull reads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotInfo {
-    /// What `pg_export_snapshot` returned.
+    /// What `pg_export_snapshot` returned; empty where the server does not export it.
     pub id: String,
     /// The server's clock, RFC 3339 in UTC.
     pub time: String,
@@ -38,28 +39,38 @@ pub struct SharedSnapshot {
 }
 
 impl SharedSnapshot {
-    /// Opens the session whose snapshot the others share.
+    /// Opens the session whose snapshot the others share, if the server exports one.
     ///
     /// # Errors
-    /// [`SourceError::Connect`] without a session, [`SourceError::Snapshot`] when the server cannot export one.
+    /// [`SourceError::Connect`] without a session, [`SourceError::Snapshot`] when the server cannot be asked.
     pub async fn open(url: &DatabaseUrl) -> Result<Self, SourceError> {
         let session = Session::open(url, PURPOSE).await?;
         let activity = Activity::read(&session).await?;
         session.begin_read_only(None).await.map_err(SourceError::Snapshot)?;
+        let id = match session.query_typed_one("SELECT pg_export_snapshot()", &[]).await {
+            Ok(row) => row.get(0),
+            Err(error) if is_transient(&error) => return Err(SourceError::Snapshot(error)),
+            // It has none to give, or not to us. Its transactions have one all the same.
+            Err(error) => {
+                tracing::debug!(%error, "the server exports no snapshot");
+                session.begin_read_only_again().await.map_err(SourceError::Snapshot)?;
+                String::new()
+            }
+        };
         let row = session
             .query_typed_one(
-                "SELECT pg_export_snapshot(), to_char(now(), 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), \
+                "SELECT to_char(now(), 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), \
                  CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_lsn()::text END, \
                  current_setting('server_version_num')::int",
                 &[],
             )
             .await
             .map_err(SourceError::Snapshot)?;
-        let version: i32 = row.get(3);
+        let version: i32 = row.get(2);
         let info = SnapshotInfo {
-            id: row.get(0),
-            time: row.get(1),
-            wal_position: row.get(2),
+            id,
+            time: row.get(0),
+            wal_position: row.get(1),
             server_version: u32::try_from(version).unwrap_or(0),
         };
         let watermark = activity.watermark(&session, info.server_version).await?;
@@ -144,11 +155,14 @@ impl SharedSnapshot {
     /// Opens another session that sees exactly the same rows.
     ///
     /// # Errors
-    /// As [`SharedSnapshot::open`], [`SourceError::SnapshotLost`], and [`SourceError::NoSessionLeft`] behind a pooler that
-    /// has none to give.
+    /// As [`SharedSnapshot::open`], [`SourceError::SnapshotLost`], [`SourceError::NotShared`], and
+    /// [`SourceError::NoSessionLeft`] behind a pooler that has none to give.
     pub async fn join(&self) -> Result<Session, SourceError> {
         if self.is_lost() {
             return Err(SourceError::SnapshotLost);
+        }
+        if self.info.id.is_empty() {
+            return Err(SourceError::NotShared);
         }
         if !self.session.is_pooled() {
             return self.open_joined().await;

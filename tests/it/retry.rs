@@ -222,6 +222,34 @@ async fn a_server_without_a_connection_left_is_asked_again_and_one_that_refuses_
     Ok(())
 }
 
+/// A role with one connection, and one that may not export its snapshot.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_no_two_sessions_can_share_a_snapshot_one_pulls_and_says_so() -> Result<()> {
+    let db = TestDb::new("alone").await?;
+    let client = db.client().await?;
+    create_races(&client, 20_000).await?;
+    let refusal = "REVOKE EXECUTE ON FUNCTION pg_export_snapshot() FROM PUBLIC";
+    for (kind, limit, refusal) in [("single", "CONNECTION LIMIT 1", ""), ("silent", "", refusal)] {
+        client.batch_execute(refusal).await?;
+        let role = format!("{kind}_{}", db.name());
+        client
+            .batch_execute(&format!("CREATE ROLE {role} LOGIN PASSWORD 'p' {limit}; GRANT SELECT ON races TO {role}"))
+            .await?;
+        let workspace = Workspace::at(&format!("postgres://{role}:p@127.0.0.1:{}/{}", cluster().port(), db.name()))?;
+        let ran = workspace.run(["--json", "pull", "races", "--jobs", "3"])?.ok()?;
+        let report = ran.json()?;
+        assert_eq!((&report["connections"], &report["lost_snapshots"]), (&1.into(), &0.into()), "{kind}: {ran:?}");
+        assert_eq!(
+            ran.stderr.matches("pulling with one connection, as no other can share its snapshot").count(),
+            1,
+            "{ran:?}"
+        );
+        assert_eq!(pulled_digest(&workspace)?, digest(&client).await?, "{kind}");
+        client.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await?;
+    }
+    Ok(())
+}
+
 /// Rows keep their places while a pull goes by them, and a lost session is replaced by one of the same snapshot.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_session_is_replaced_while_the_table_changes_and_cannot_be_rewritten() -> Result<()> {
