@@ -5,6 +5,9 @@ use tokio_postgres::{Client, error::SqlState, types::Type};
 use super::types::TypeCatalog;
 use crate::schema::{ColumnSchema, TableName, TableSchema};
 
+/// `relkind` of an ordinary table and of a materialized view.
+const HEAP_KINDS: [char; 2] = ['r', 'm'];
+
 /// What the catalogue knows about one relation that can be read.
 #[derive(Debug, Clone)]
 pub struct RelationInfo {
@@ -20,6 +23,18 @@ pub struct RelationInfo {
     pub rows_estimated: Option<u64>,
     /// The role whose sight of the table its row-level security narrows; none when the role sees every row.
     pub rows_hidden_from: Option<String>,
+}
+
+impl RelationInfo {
+    /// What one may expect of it, for comparison: its pages, and more than any where it has none of its own, as a view.
+    pub fn size(&self) -> u64 {
+        if has_heap(self.kind) { self.pages } else { u64::MAX }
+    }
+}
+
+/// Whether relations of a kind have a heap of their own, in which rows have a `ctid`.
+pub fn has_heap(kind: char) -> bool {
+    HEAP_KINDS.contains(&kind)
 }
 
 /// Why a relation could not be described.

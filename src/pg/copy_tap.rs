@@ -32,6 +32,8 @@ use super::encryption::ServerStream;
 const READ_BYTES: usize = 64 << 10;
 /// A block is handed over at the end of the message that reaches this size: small enough for the processor's cache.
 const BLOCK_BYTES: usize = 128 << 10;
+/// Capacity that a block begins with at most.
+const BLOCK_CAPACITY_MAX: usize = 2 * BLOCK_BYTES;
 /// Blocks that wait for the reader; then the socket is not read, and the server waits.
 const QUEUED_BLOCKS_MAX: usize = 1;
 
@@ -195,7 +197,8 @@ impl CopyTap {
     fn poll_hand_over(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let nobody_reads = |_| io::Error::new(io::ErrorKind::BrokenPipe, "nobody reads the rows any more");
         ready!(self.blocks.poll_reserve(context)).map_err(nobody_reads)?;
-        let next = Vec::with_capacity(self.block.capacity());
+        // One huge row does not make all later blocks huge.
+        let next = Vec::with_capacity(self.block.capacity().min(BLOCK_CAPACITY_MAX));
         let block = std::mem::replace(&mut self.block, next);
         self.is_due = false;
         Poll::Ready(self.blocks.send_item(block).map_err(nobody_reads))
@@ -381,6 +384,28 @@ mod tests {
             received.unwrap();
             assert_eq!((passed == stream, announced.get()), (true, Some(&258)), "{cut} bytes at once");
         }
+    }
+
+    #[tokio::test]
+    async fn one_huge_row_does_not_make_the_blocks_after_it_huge() {
+        let (blocks, mut copied) = block_queue();
+        let (mut server, client) = duplex(READ_BYTES);
+        let mut tap = tap(client, blocks);
+        let row = |bytes: usize| message(COPY_DATA, &vec![7; bytes]);
+        let sizes = [8 << 20, BLOCK_BYTES, BLOCK_BYTES];
+        let stream = [sizes.map(row).concat(), message(b'Z', b"I")].concat();
+        let send = async { server.write_all(&stream).await.unwrap() };
+        let receive = async { tap.read_exact(&mut [0; 6]).await.map(drop).unwrap() };
+        let read = async {
+            let mut blocks = Vec::new();
+            for _ in sizes {
+                blocks.push(copied.recv().await.unwrap());
+            }
+            blocks
+        };
+        let ((), (), blocks) = tokio::join!(send, receive, read);
+        assert_eq!(blocks.iter().map(Vec::len).collect::<Vec<_>>(), sizes);
+        assert!(blocks[1..].iter().all(|block| block.capacity() <= BLOCK_CAPACITY_MAX));
     }
 
     #[tokio::test]

@@ -153,8 +153,16 @@ impl Candidate<'_> {
         for column in &self.mark.key {
             self.check_key(column)?;
         }
-        if let Some(column) = FILE_COLUMNS.iter().find(|column| self.schema.column_with_name(column).is_some()) {
+        // DuckDB's names differ in more than case.
+        let named = |name: &str| {
+            let fields = self.schema.fields().iter().map(|field| field.name());
+            fields.filter(|field| field.eq_ignore_ascii_case(name)).collect::<Vec<_>>()
+        };
+        if let Some(column) = FILE_COLUMNS.iter().find_map(|name| named(name).first().copied()) {
             return Err(format!("its column {column} has a name that the merge needs"));
+        }
+        if let Some(column) = self.mark.key.iter().find(|column| named(column).len() > 1) {
+            return Err(format!("another column has the name of its key column {column} in other case"));
         }
         let by_transaction = format!("age(xmin) <= age('{}'::xid)", since.xmin & u64::from(u32::MAX));
         let condition = match &since.time {
@@ -243,6 +251,14 @@ impl Increment {
         &self.last
     }
 
+    /// Columns of the last version of which values became null.
+    pub(super) fn last_made_null(&self) -> Vec<String> {
+        match &self.last.origin {
+            Origin::Source { made_null, .. } => made_null.keys().cloned().collect(),
+            Origin::Dataset { .. } => Vec::new(),
+        }
+    }
+
     /// Holds the merged rows against the server's count: a row that is missing was written without moving the watermark.
     ///
     /// # Errors
@@ -277,14 +293,19 @@ pub(super) struct Merge {
     pub(super) present: Option<Vec<DataFile>>,
     /// The writer's number in the names of the files that it writes.
     pub(super) writer: usize,
+    /// Columns whose nulls are counted when rows were replaced.
+    pub(super) counted: Vec<String>,
 }
+
+/// Nulls of columns that were counted.
+type Nulls = BTreeMap<String, u64>;
 
 /// Places of rows in a file that are no longer part of the table, ascending.
 type Dropped = Vec<u64>;
 
 impl Merge {
     /// The files of the merged table, none when it has no row left.
-    pub(super) fn run(mut self) -> Result<(Vec<DataFile>, Merged), PipelineError> {
+    pub(super) fn run(mut self) -> Result<(Vec<DataFile>, Merged, Nulls), PipelineError> {
         self.old.retain(|file| file.rows > 0);
         self.received.retain(|file| file.rows > 0);
         if let Some(present) = &mut self.present {
@@ -334,7 +355,34 @@ impl Merge {
         }
         files.extend(writer.finish(false)?);
         files.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok((files, merged))
+        let has_dropped = merged.replaced > 0 || merged.removed.is_some_and(|removed| removed > 0);
+        let nulls = if has_dropped { self.count_nulls(&files)? } else { Nulls::new() };
+        Ok((files, merged, nulls))
+    }
+
+    /// Nulls of the columns that are counted, but for those whose name DuckDB may take for another's.
+    fn count_nulls(&self, files: &[DataFile]) -> Result<Nulls, PipelineError> {
+        let fields = self.schema.fields();
+        let is_alone =
+            |column: &&String| fields.iter().filter(|field| field.name().eq_ignore_ascii_case(column)).count() == 1;
+        let columns: Vec<&String> = self.counted.iter().filter(is_alone).collect();
+        if columns.is_empty() || files.is_empty() {
+            return Ok(columns.into_iter().map(|column| (column.clone(), 0)).collect());
+        }
+        let engine = Engine::open(None, &self.limits, self.cancel.clone())?;
+        let _watch = engine.watch_cancel(&self.runtime);
+        let files = self.read_list(files);
+        let count = |column: &String| {
+            let sql = format!("SELECT count(*) FROM read_parquet({files}) WHERE {} IS NULL", quote_ident(column));
+            Ok((column.clone(), engine.count(&sql)?))
+        };
+        columns.into_iter().map(count).collect()
+    }
+
+    /// Files as DuckDB reads them.
+    fn read_list(&self, files: &[DataFile]) -> String {
+        let paths = files.iter().map(|file| quote_literal(&self.lake.local_path(&file.path).display().to_string()));
+        format!("[{}], hive_partitioning = false", paths.collect::<Vec<_>>().join(", "))
     }
 
     /// Rows of the old files whose key was received again or is gone. DuckDB finds them, because it can spill.
@@ -344,17 +392,13 @@ impl Merge {
             return Ok(dropped);
         }
         let key = self.layout.key.iter().map(|column| quote_ident(column)).collect::<Vec<_>>().join(", ");
-        let files = |files: &[DataFile]| {
-            let paths = files.iter().map(|file| quote_literal(&self.lake.local_path(&file.path).display().to_string()));
-            format!("[{}], hive_partitioning = false", paths.collect::<Vec<_>>().join(", "))
-        };
         let old = format!(
             "(SELECT filename, file_row_number, {key} FROM read_parquet({}, filename = true, file_row_number = true)) AS old",
-            files(&self.old)
+            self.read_list(&self.old)
         );
         let mut parts = Vec::new();
         if !self.received.is_empty() {
-            let received = files(&self.received);
+            let received = self.read_list(&self.received);
             parts.push(format!(
                 "SELECT filename, file_row_number, false AS is_gone FROM {old} \
                  SEMI JOIN (SELECT {key} FROM read_parquet({received})) AS received USING ({key})"
@@ -364,7 +408,7 @@ impl Merge {
             let but = match present.as_slice() {
                 [] => String::new(),
                 present => {
-                    let present = files(present);
+                    let present = self.read_list(present);
                     format!(" ANTI JOIN (SELECT {key} FROM read_parquet({present})) AS present USING ({key})")
                 }
             };

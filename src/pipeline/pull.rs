@@ -246,7 +246,7 @@ impl PullJob<'_> {
         for table in tables {
             let described = self.describe(&snapshot, table, &publication);
             let described = unless_cancelled(self.cancel, described).await?;
-            pulling.push(described.map_err(snapshot_lost)?);
+            pulling.extend(described.map_err(snapshot_lost)?);
         }
         let foreign = unless_cancelled(self.cancel, snapshot.foreign_tables()).await?;
         for table in foreign.map_err(|error| snapshot_lost(error.into()))? {
@@ -304,12 +304,14 @@ impl PullJob<'_> {
         })
     }
 
+    /// Prepares a table; none when it has nothing that could be pulled.
     async fn describe(
         &self,
         snapshot: &SharedSnapshot,
         table: &TablePull,
         publication: &Publication,
-    ) -> Result<Pulling, PipelineError> {
+    ) -> Result<Option<Pulling>, PipelineError> {
+        let last = publication.base().and_then(|base| base.tables.get(&table.name));
         let mut relation = snapshot.hold(&table.source).await?;
         apply_policies(&mut relation, table)?;
         if let Some(role) = &relation.rows_hidden_from {
@@ -318,10 +320,12 @@ impl PullJob<'_> {
             self.progress.warn(self.step, message);
         }
         if relation.schema.columns.is_empty() {
-            return Err(PipelineError::Usage(format!(
-                "table {} has no columns, so there is nothing to pull",
-                table.source
-            )));
+            let message = format!("table {} has no columns, so there is nothing to pull", table.source);
+            if last.is_some() {
+                return Err(PipelineError::Drift(message));
+            }
+            self.progress.warn(self.step, message);
+            return Ok(None);
         }
         let work = self.progress.start(self.step, &table.name, relation.rows_estimated);
         let mark = SourceMark {
@@ -335,9 +339,8 @@ impl PullJob<'_> {
                 time: seen.time.clone(),
             }),
         };
-        let last = publication.base().and_then(|base| base.tables.get(&table.name));
         let drift = last.map(|last| drift::compare(last, &relation.schema, &mark)).unwrap_or_default();
-        Ok(Pulling {
+        Ok(Some(Pulling {
             schema: schema_for(&relation.schema),
             layout: TableLayout {
                 table: table.name.clone(),
@@ -353,7 +356,7 @@ impl PullJob<'_> {
             mark,
             drift,
             part: Part::Whole(None),
-        })
+        }))
     }
 
     /// Says what changed in the tables' columns before any row is pulled, or refuses it.
@@ -409,10 +412,10 @@ impl PullJob<'_> {
         Ok(())
     }
 
-    /// Ranges of the largest table first, so that the connections end together.
+    /// Ranges of the largest table first, and before them what is copied whole however large it is, so that the connections end together.
     fn queue(&self, pulling: &[Pulling], server_version: u32) -> PieceQueue {
         let mut order: Vec<usize> = (0..pulling.len()).collect();
-        order.sort_by_key(|index| std::cmp::Reverse(pulling[*index].relation.pages));
+        order.sort_by_key(|index| std::cmp::Reverse(pulling[*index].relation.size()));
         let ranges = order.into_iter().flat_map(|index| {
             let ranges = match &pulling[index].part {
                 Part::Changed(increment) if increment.by_index => vec![CopyRange::ALL],
@@ -574,8 +577,9 @@ impl PullJob<'_> {
             received: std::mem::take(&mut share.files),
             present: present.clone(),
             writer,
+            counted: increment.last_made_null(),
         };
-        let (files, mut merged) = tokio::task::spawn_blocking(move || merge.run()).await??;
+        let (files, mut merged, nulls) = tokio::task::spawn_blocking(move || merge.run()).await??;
         for file in present.into_iter().flatten() {
             self.lake.delete(&file.object()?).await?;
         }
@@ -592,7 +596,7 @@ impl PullJob<'_> {
         }
         share.files = files;
         share.rows_sent = increment.rows();
-        share.widen(&table.schema, increment.last());
+        share.widen(&table.schema, increment.last(), &nulls);
         Ok(merged)
     }
 

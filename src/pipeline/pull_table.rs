@@ -111,12 +111,14 @@ pub(super) struct Share {
 
 impl Share {
     /// Takes in what unbounded numerics of the last version needed, and what became null in it: its rows are part of
-    /// the table.
-    pub(super) fn widen(&mut self, schema: &SchemaRef, last: &LakeTable) {
+    /// the table, but for those that were replaced. Of these it is not known which had such a value; no column has more
+    /// than it has nulls.
+    pub(super) fn widen(&mut self, schema: &SchemaRef, last: &LakeTable, nulls: &BTreeMap<String, u64>) {
         let Origin::Source { numeric_seen, made_null, .. } = &last.origin else { return };
         self.made_null.resize(schema.fields().len(), 0);
         for (count, field) in self.made_null.iter_mut().zip(schema.fields()) {
             *count += made_null.get(field.name()).copied().unwrap_or(0);
+            *count = nulls.get(field.name()).map_or(*count, |nulls| *count.min(nulls));
         }
         self.seen.resize(schema.fields().len(), None);
         for (seen, field) in self.seen.iter_mut().zip(schema.fields()) {

@@ -1,6 +1,6 @@
 //! Cutting a heap into ctid ranges that connections copy one by one.
 
-use crate::pg::RelationInfo;
+use crate::pg::{RelationInfo, has_heap};
 
 /// Heap pages of one range at most: 16 MiB with the usual 8 KiB pages. Small enough that connections finish together,
 /// large enough that starting a COPY does not count.
@@ -9,8 +9,6 @@ const RANGE_PAGES_MAX: u64 = 2048;
 const RANGE_PAGES_MIN: u64 = 256;
 /// Before this version the server answers a ctid range by reading the whole table.
 const TID_RANGE_SCAN_VERSION: u32 = 140_000;
-/// `relkind` of an ordinary table and of a materialized view, which have a heap of their own.
-const HEAP_KINDS: [char; 2] = ['r', 'm'];
 
 /// Pages `from..to` of a heap; no end means up to the last page, whenever it was added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,15 +42,10 @@ impl CopyRange {
     }
 }
 
-/// Whether rows of a relation have a `ctid` by which they can be copied in ranges.
-fn has_heap(relation: &RelationInfo) -> bool {
-    HEAP_KINDS.contains(&relation.kind)
-}
-
 /// Cuts a relation into ranges that `connections` can share; one range where ctid cannot serve (views, partitioned
 /// tables, servers before 14).
 pub fn plan_ranges(relation: &RelationInfo, server_version: u32, connections: u64) -> Vec<CopyRange> {
-    if server_version < TID_RANGE_SCAN_VERSION || !has_heap(relation) {
+    if server_version < TID_RANGE_SCAN_VERSION || !has_heap(relation.kind) {
         return vec![CopyRange::ALL];
     }
     let pages = relation.pages.div_ceil(connections.max(1)).clamp(RANGE_PAGES_MIN, RANGE_PAGES_MAX);
@@ -92,6 +85,12 @@ mod tests {
         assert_eq!(CopyRange { from: 10, to: Some(11) }.halves(20), None);
         assert_eq!(CopyRange::ALL.halves(0), None);
         assert_eq!(open.halves(11), None);
+    }
+
+    #[test]
+    fn what_has_no_pages_of_its_own_may_be_the_largest() {
+        let sizes = [('v', 0), ('p', 0), ('r', 9), ('r', 0)].map(|(kind, pages)| relation(kind, pages).size());
+        assert_eq!(sizes, [u64::MAX, u64::MAX, 9, 0]);
     }
 
     #[test]

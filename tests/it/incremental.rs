@@ -383,6 +383,56 @@ async fn a_table_that_cannot_be_merged_safely_is_pulled_in_full_and_says_why() -
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn columns_whose_names_the_merge_would_mistake_make_a_pull_full() -> Result<()> {
+    let db = TestDb::new("changed_names").await?;
+    let client = db.client().await?;
+    for (column, expected) in [
+        ("\"FileName\" text", "its column FileName has a name that the merge needs"),
+        ("\"ID\" bigint", "another column has the name of its key column id in other case"),
+    ] {
+        let create = format!("DROP TABLE IF EXISTS t; CREATE TABLE t ({column}, id bigint PRIMARY KEY, day date)");
+        client.batch_execute(&create).await?;
+        let puller = Puller::new(db.url(), "xmin")?;
+        puller.pull(ALL).await?;
+        assert_eq!(why_full(&puller.pull(CHANGED).await?)?, expected);
+    }
+    Ok(())
+}
+
+/// A row that comes again has the values that became null once, however often it comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn values_that_became_null_are_not_counted_again_with_every_update() -> Result<()> {
+    let db = TestDb::new("changed_null").await?;
+    let client = db.client().await?;
+    client
+        .batch_execute(
+            "CREATE TABLE t (id bigint PRIMARY KEY, v numeric(6,2), note text);
+             INSERT INTO t VALUES (1, 1.5), (2, 'NaN'), (3, 'NaN'), (4, 2)",
+        )
+        .await?;
+    let workspace = Workspace::at(db.url())?;
+    fs::write(
+        workspace.path().join("pipeline.toml"),
+        "[[tables]]\nname = 't'\nkey = ['id']\nwatermark = 'xmin'\n[tables.columns]\nv.numeric_special = 'null'\n\
+         [dataset]\nname = 'd'\nkey = ['id']\nphases = 'sql'\n[target]\ntable = 'd'\nbackup = 'b'\n",
+    )?;
+    let report = workspace.run(["--json", "pull"])?.ok()?.json()?;
+    assert_eq!(report["tables"]["t"]["made_null"]["v"], 2, "{report:#}");
+    for (update, expected) in [
+        ("UPDATE t SET note = 'a' WHERE id = 2", 2),
+        ("UPDATE t SET note = 'b' WHERE id IN (2, 3)", 2),
+        ("UPDATE t SET v = 7 WHERE id = 2", 1),
+        ("UPDATE t SET v = 'NaN' WHERE id IN (1, 4)", 3),
+    ] {
+        client.batch_execute(update).await?;
+        let report = workspace.run(["--json", "pull", "--incremental"])?.ok()?.json()?;
+        assert_eq!(report["tables"]["t"]["mode"], "incremental", "{update}: {report:#}");
+        assert_eq!(report["tables"]["t"]["made_null"]["v"], expected, "{update}: {report:#}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_committed_late_are_not_lost() -> Result<()> {
     let (_server, url) = quiet_server().await?;
     let (client, late) = (connect(&url).await?, connect(&url).await?);

@@ -153,9 +153,16 @@ async fn tables_of_every_kind_and_name_are_pulled() -> Result<()> {
     }
     assert_eq!(value(&workspace, &format!("SELECT {LONG} FROM weird"))?, "4");
 
-    let (_, ran) = pull(db.url(), &table("bare", "public.bare"))?;
-    assert_eq!(ran.code, Some(2), "{ran:?}");
+    let (workspace, ran) = pull(db.url(), &[table("bare", "public.bare"), table("kept", "public.kept")].concat())?;
+    let ran = ran.ok()?;
     assert!(ran.stderr.contains("public.bare has no columns"), "{}", ran.stderr);
+    let report = ran.json()?;
+    let names: Vec<&String> = report["tables"].as_object().context("tables")?.keys().collect();
+    assert_eq!(names, ["kept"]);
+    // What it was must not pass for what it is.
+    client.batch_execute("DROP MATERIALIZED VIEW kept; CREATE TABLE kept ()").await?;
+    let ran = workspace.run(["--json", "pull"])?;
+    assert!(ran.code == Some(3) && ran.stderr.contains("public.kept has no columns"), "{ran:?}");
     Ok(())
 }
 
