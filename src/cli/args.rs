@@ -152,6 +152,9 @@ pub(super) struct PullArguments {
     /// Compares all keys with the lake's and removes rows that are gone
     #[arg(long, requires = "incremental")]
     pub(super) detect_deletes: bool,
+    /// Reads the snapshot that another session has exported with pg_export_snapshot() and keeps
+    #[arg(long, value_name = "ID")]
+    pub(super) snapshot: Option<String>,
     #[command(flatten)]
     pub(super) source: SourceArguments,
 }

@@ -53,7 +53,8 @@ async fn command(context: &Context, arguments: Arguments, output: Output) -> any
             printing(move || output.result(&report, views::status))
         }
         Command::Pull(pull) => {
-            let options = PullOptions { incremental: pull.incremental, detect_deletes: pull.detect_deletes };
+            let (incremental, detect_deletes, snapshot) = (pull.incremental, pull.detect_deletes, pull.snapshot);
+            let options = PullOptions { incremental, detect_deletes, snapshot };
             let report = pipeline::pull(context, &pull.tables, options).await?;
             printing(move || output.result(&report, views::pull))
         }

@@ -106,8 +106,12 @@ pub(super) fn pull(report: &PullReport) -> String {
         .flat_map(|(name, table)| table.drift.iter().map(move |change| format!("\n{name}: {change}")));
     let changed: String = changed.collect();
     let wire = report.tables.values().map(|table| table.wire_bytes).sum();
+    let kept = match report.kept_files {
+        0 => String::new(),
+        files => format!("\n{files} files were there from a pull that was interrupted"),
+    };
     format!(
-        "{}{changed}\nlake version {}: snapshot of {}, {} over {} connections ({})",
+        "{}{changed}{kept}\nlake version {}: snapshot of {}, {} over {} connections ({})",
         table(&["table", "#rows", "#from the server", "#in the lake", "#files", "how"], rows),
         report.version,
         report.snapshot.time,

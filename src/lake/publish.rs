@@ -1,6 +1,6 @@
 //! Reading and publishing versions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::Utc;
 use object_store::PutMode;
@@ -61,17 +61,17 @@ impl Lake {
         }
     }
 
-    /// Removes files of versions that were never published, which only a run that died can have left. The caller
-    /// holds the lake's lock.
+    /// Removes files of versions that were never published, which only a run that died can have left, but for those that
+    /// are to be kept. The caller holds the lake's lock.
     ///
     /// # Errors
     /// [`LakeError::Read`], [`LakeError::Write`].
-    pub async fn remove_unpublished(&self) -> Result<u64, LakeError> {
+    pub async fn remove_unpublished(&self, kept: &BTreeSet<String>) -> Result<u64, LakeError> {
         let latest = self.latest().await?.map_or(0, |manifest| manifest.version.0);
         let mut removed = 0;
         for path in self.list(TABLES).await? {
             let version = path.parts().find_map(|part| part.as_ref().strip_prefix("v=")?.parse::<u64>().ok());
-            if version.is_some_and(|version| version > latest) {
+            if version.is_some_and(|version| version > latest) && !kept.contains(path.as_ref()) {
                 self.delete(&path).await?;
                 removed += 1;
             }

@@ -125,7 +125,10 @@ impl PipelineError {
     /// What a caller can do about it.
     pub fn failure(&self) -> Failure {
         match self {
-            Self::Config(_) | Self::Usage(_) | Self::Transform(TransformError::NoPhase { .. }) => Failure::Usage,
+            Self::Config(_)
+            | Self::Usage(_)
+            | Self::Source(SourceError::UnknownSnapshot { .. })
+            | Self::Transform(TransformError::NoPhase { .. }) => Failure::Usage,
             Self::Blocked(_) | Self::Drift(_) | Self::Watermark { .. } => Failure::Blocked,
             Self::Cancelled
             | Self::Source(SourceError::Cancelled)

@@ -12,6 +12,7 @@ mod incremental;
 mod notify;
 mod preview;
 mod pull;
+mod pull_journal;
 mod pull_queue;
 mod pull_table;
 mod pull_worker;

@@ -24,10 +24,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::drift::{self, ColumnDrift};
 use super::incremental::{Candidate, Increment, Merge, Merged, PullMode, column_numbers};
+use super::pull_journal::{Asked, Journal, Kept, Noted, remove_journal};
 use super::pull_queue::PieceQueue;
 use super::pull_table::{Part, Pulling, Share, TablePull, lake_table, made_null_in};
 use super::pull_worker::{Patience, Worker, join, unless_cancelled};
-use super::run::with_run;
+use super::run::{Interrupted, remove_interrupted, with_run_after};
 use super::{Context, PipelineError, Run};
 use crate::columnar::schema_for;
 use crate::config::Pipeline;
@@ -61,6 +62,8 @@ pub struct PullReport {
     pub repeated_ranges: u64,
     /// Snapshots that were lost, each with all that had been read from it.
     pub lost_snapshots: u32,
+    /// Files that a pull of the same snapshot had completed before it was killed.
+    pub kept_files: usize,
 }
 
 /// What a pull did to one table.
@@ -86,12 +89,14 @@ pub struct PulledTable {
 }
 
 /// What is pulled of the tables.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct PullOptions {
     /// Only rows that changed since the last pull, of tables with a watermark.
     pub incremental: bool,
     /// Also compares all keys, to find rows that are gone.
     pub detect_deletes: bool,
+    /// A snapshot that another session has exported and keeps, instead of one of the pull's own.
+    pub snapshot: Option<String>,
 }
 
 /// Pulls tables, all or those named, and publishes them together.
@@ -101,7 +106,8 @@ pub struct PullOptions {
 pub async fn pull(context: &Context, only: &[String], options: PullOptions) -> Result<PullReport, PipelineError> {
     let tables = chosen(&context.pipeline, only)?;
     context.settings.source()?;
-    with_run(context, "pull", async |run| pull_tables(context, run, &tables, options).await).await
+    let steps = async |run: &Run| pull_tables(context, run, &tables, options).await;
+    with_run_after(context, "pull", Interrupted::Kept, steps).await
 }
 
 fn chosen(pipeline: &Pipeline, only: &[String]) -> Result<Vec<TablePull>, PipelineError> {
@@ -190,18 +196,19 @@ impl PullJob<'_> {
     /// Pulls the tables and publishes them as the lake's next version; starts over when the snapshot is lost.
     pub(super) async fn pull(&self, tables: &[TablePull]) -> Result<PullReport, PipelineError> {
         let started = Instant::now();
-        let mut snapshot = self.open_first().await?;
+        let (mut snapshot, mut noted) = self.begin(tables).await?;
         let mut lost = 0;
+        let can_start_over =
+            |error: &SourceError| error.remedy() == Remedy::StartOver && self.options.snapshot.is_none();
         loop {
-            match self.pull_at(snapshot, tables).await {
-                Err(PipelineError::Source(error))
-                    if error.remedy() == Remedy::StartOver && lost + 1 < SNAPSHOTS_MAX =>
-                {
+            match self.pull_at(snapshot, noted, tables).await {
+                Err(PipelineError::Source(error)) if can_start_over(&error) && lost + 1 < SNAPSHOTS_MAX => {
                     lost += 1;
                     let message = format!("{error}; starting over with another ({} of {SNAPSHOTS_MAX})", lost + 1);
                     self.progress.warn(self.step, message);
-                    self.lake.remove_unpublished().await?;
+                    remove_interrupted(self.lake).await?;
                     snapshot = self.open_again().await?;
+                    noted = Noted::new(self.asked(tables).await?, &snapshot);
                 }
                 outcome => {
                     let seconds = started.elapsed().as_secs_f64();
@@ -209,6 +216,51 @@ impl PullJob<'_> {
                 }
             }
         }
+    }
+
+    /// The snapshot to begin with, and what was completed of it: by a pull that was killed, where the same is asked for
+    /// and somebody still has its snapshot.
+    async fn begin(&self, tables: &[TablePull]) -> Result<(SharedSnapshot, Noted), PipelineError> {
+        let asked = self.asked(tables).await?;
+        if let Some(noted) = Noted::read(self.lake).await {
+            let why = if noted.asked == asked {
+                if let Some(mut snapshot) = self.adopt(&noted).await? {
+                    snapshot.remember(noted.info.clone(), noted.watermark.clone());
+                    return Ok((snapshot, noted));
+                }
+                "nobody has its snapshot any more"
+            } else {
+                "something else is asked for"
+            };
+            self.progress
+                .warn(self.step, format!("starting over instead of going on with the interrupted pull: {why}"));
+            remove_interrupted(self.lake).await?;
+        }
+        let snapshot = match &self.options.snapshot {
+            Some(id) => unless_cancelled(self.cancel, SharedSnapshot::adopt(self.url, id)).await??,
+            None => self.open_first().await?,
+        };
+        let noted = Noted::new(asked, &snapshot);
+        Ok((snapshot, noted))
+    }
+
+    async fn asked(&self, tables: &[TablePull]) -> Result<Asked, PipelineError> {
+        let base = self.lake.latest().await?.map(|base| base.version);
+        Ok(Asked::new(base, &self.options, tables))
+    }
+
+    /// The snapshot of an interrupted pull, if somebody still has it.
+    async fn adopt(&self, noted: &Noted) -> Result<Option<SharedSnapshot>, PipelineError> {
+        for id in self.options.snapshot.iter().chain(&noted.snapshots) {
+            match unless_cancelled(self.cancel, SharedSnapshot::adopt(self.url, id)).await? {
+                Ok(snapshot) if snapshot.identity() == noted.identity => return Ok(Some(snapshot)),
+                // Another snapshot was asked for.
+                Ok(_) if self.options.snapshot.is_some() => return Ok(None),
+                Ok(_) | Err(SourceError::UnknownSnapshot { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(None)
     }
 
     /// Opens the first snapshot. A server that is just starting, or has no connection left, is asked some more times; one
@@ -239,7 +291,12 @@ impl PullJob<'_> {
     }
 
     /// Pulls what one snapshot sees.
-    async fn pull_at(&self, snapshot: SharedSnapshot, tables: &[TablePull]) -> Result<PullReport, PipelineError> {
+    async fn pull_at(
+        &self,
+        snapshot: SharedSnapshot,
+        mut noted: Noted,
+        tables: &[TablePull],
+    ) -> Result<PullReport, PipelineError> {
         let started = Instant::now();
         let publication = Publication::prepare(self.lake, self.run_id).await?;
         let mut pulling = Vec::with_capacity(tables.len());
@@ -258,17 +315,31 @@ impl PullJob<'_> {
         if self.options.incremental {
             self.plan_increments(&snapshot, &publication, &mut pulling).await?;
         }
+        let kept = noted.go_on(&pulling).map_err(|index| {
+            PipelineError::from(SourceError::Rewritten { table: pulling[index].table.source.clone() })
+        })?;
+        let exported = Some(snapshot.info().id.clone()).filter(|id| !id.is_empty());
+        noted.snapshots.extend(exported.into_iter().chain(self.options.snapshot.clone()));
+        let kept_files = noted.files().len();
+        for (table, kept) in pulling.iter().zip(&kept) {
+            table.work.add(kept.shares.iter().map(|share| share.rows_sent).sum(), 0);
+        }
+        let journal = Arc::new(Journal::new(self.lake.clone(), noted));
         let pulling = Arc::new(pulling);
-        let queue = Arc::new(self.queue(&pulling, snapshot.info().server_version));
+        let queue = Arc::new(self.queue(&pulling, &kept, snapshot.info().server_version));
 
         // A failure of one ends all.
         let all = self.cancel.child_token();
         let info = snapshot.info().clone();
-        let copied = self.copy(snapshot, &pulling, &queue, &all).await;
+        let copied = self.copy(snapshot, &pulling, &queue, &journal, &all).await;
         all.cancel();
-        let copied = copied?;
+        let mut copied = copied?;
+        for (index, kept) in kept.into_iter().enumerate() {
+            copied.shares.extend(kept.shares.into_iter().map(|share| (index, share)));
+        }
         let connections = copied.connections;
         let (manifest, mut merged) = self.publish(publication, &info, &pulling, copied).await?;
+        remove_journal(self.lake).await?;
         let pulling = Arc::into_inner(pulling).expect("all workers have ended");
         let mut report = BTreeMap::new();
         for done in pulling {
@@ -301,6 +372,7 @@ impl PullJob<'_> {
             connections,
             repeated_ranges: queue.repeated(),
             lost_snapshots: 0,
+            kept_files,
         })
     }
 
@@ -413,7 +485,7 @@ impl PullJob<'_> {
     }
 
     /// Ranges of the largest table first, and before them what is copied whole however large it is, so that the connections end together.
-    fn queue(&self, pulling: &[Pulling], server_version: u32) -> PieceQueue {
+    fn queue(&self, pulling: &[Pulling], kept: &[Kept], server_version: u32) -> PieceQueue {
         let mut order: Vec<usize> = (0..pulling.len()).collect();
         order.sort_by_key(|index| std::cmp::Reverse(pulling[*index].relation.size()));
         let ranges = order.into_iter().flat_map(|index| {
@@ -421,7 +493,8 @@ impl PullJob<'_> {
                 Part::Changed(increment) if increment.by_index => vec![CopyRange::ALL],
                 _ => plan_ranges(&pulling[index].relation, server_version, self.connections as u64),
             };
-            ranges.into_iter().map(move |range| (index, range))
+            let left = ranges.into_iter().flat_map(move |range| range.minus(&kept[index].ranges));
+            left.map(move |range| (index, range))
         });
         PieceQueue::new(ranges)
     }
@@ -432,6 +505,7 @@ impl PullJob<'_> {
         snapshot: SharedSnapshot,
         pulling: &Arc<Vec<Pulling>>,
         queue: &Arc<PieceQueue>,
+        journal: &Arc<Journal>,
         all: &CancellationToken,
     ) -> Result<Copied, PipelineError> {
         let mut workers = JoinSet::new();
@@ -444,6 +518,7 @@ impl PullJob<'_> {
             lake: self.lake.clone(),
             pulling: Arc::clone(pulling),
             queue: Arc::clone(queue),
+            journal: Arc::clone(journal),
             writers: Arc::clone(&writers),
             progress: self.progress.clone(),
             step: self.step,

@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::PipelineError;
+use super::pull_journal::Journal;
 use super::pull_queue::{PIECE_FAILURES_MAX, Piece, PieceQueue};
 use super::pull_table::{Pulling, Share};
 use crate::columnar::{BatchBuilder, BuildError};
@@ -27,8 +28,9 @@ const BATCH_ROWS_MAX: usize = 16_384;
 const BATCH_BYTES_MAX: usize = 1 << 20;
 /// Batches that wait for the encoder; a slow disk then slows the server down instead of filling memory.
 const QUEUED_BATCHES_MAX: usize = 1;
-/// Wire bytes after which a worker completes its files of a table, so that a lost connection costs no more than these.
-const SHARE_BYTES_MAX: u64 = 1 << 30;
+/// Wire bytes after which a worker completes its files of a table, so that a lost connection, or a killed program, costs no
+/// more than these. Files of fewer bytes would be too many.
+const SHARE_BYTES_MAX: u64 = 128 << 20;
 /// Silence from the server for this long in the middle of a copy ends it; a scan that finds no row in this time is stuck.
 const STALL_LIMIT: Duration = Duration::from_secs(300);
 /// Times that another session is tried before the pull goes on without it, or fails.
@@ -98,6 +100,7 @@ pub(super) struct Worker {
     pub(super) lake: Lake,
     pub(super) pulling: Arc<Vec<Pulling>>,
     pub(super) queue: Arc<PieceQueue>,
+    pub(super) journal: Arc<Journal>,
     /// Numbers the writers of all workers, so that no two files have one name.
     pub(super) writers: Arc<AtomicUsize>,
     pub(super) progress: Progress,
@@ -123,7 +126,7 @@ impl Worker {
         let mut current: Option<TableShare> = None;
         while let Some(piece) = self.queue.next() {
             if let Some(done) = current.take_if(|share| !share.takes(piece)) {
-                shares.push(done.finish(&self.pulling).await?);
+                shares.push(self.complete(done).await?);
             }
             let mut share = match current.take() {
                 Some(share) => share,
@@ -141,9 +144,17 @@ impl Worker {
             }
         }
         if let Some(done) = current {
-            shares.push(done.finish(&self.pulling).await?);
+            shares.push(self.complete(done).await?);
         }
         Ok(shares)
+    }
+
+    /// Closes the files, and notes them for the case that the program is killed.
+    async fn complete(&self, done: TableShare) -> Result<(usize, Share), PipelineError> {
+        let ranges = done.pieces.iter().map(|piece| piece.range).collect();
+        let (index, share) = done.finish(&self.pulling).await?;
+        self.journal.add(&self.pulling[index].layout.table, ranges, &share).await?;
+        Ok((index, share))
     }
 
     /// Puts back the pieces whose files are thrown away, and opens another session.

@@ -1,5 +1,6 @@
 //! One execution of steps: its id, its lock on the lake, its record.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -9,9 +10,10 @@ use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+use super::pull_journal::{Noted, remove_journal};
 use super::{Failure, PipelineError};
 use crate::config::{Pipeline, Settings};
-use crate::lake::{Lake, LakeLock, Version};
+use crate::lake::{Lake, LakeError, LakeLock, Version};
 use crate::progress::{Progress, Step};
 use crate::transform::{EngineLimits, PhaseSet};
 
@@ -229,17 +231,39 @@ impl Run {
     }
 }
 
+/// What becomes of the files that a pull had completed when it was killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Interrupted {
+    Removed,
+    /// They stay until the steps have looked at them.
+    Kept,
+}
+
 /// Runs a command's steps under the lake's lock, with a record of how it went. Files of dead runs are removed first.
 pub(super) async fn with_run<T>(
     context: &Context,
     command: &str,
     steps: impl AsyncFnOnce(&Run) -> Result<T, PipelineError>,
 ) -> Result<T, PipelineError> {
+    with_run_after(context, command, Interrupted::Removed, steps).await
+}
+
+/// The same where an interrupted pull may be gone on with.
+pub(super) async fn with_run_after<T>(
+    context: &Context,
+    command: &str,
+    interrupted: Interrupted,
+    steps: impl AsyncFnOnce(&Run) -> Result<T, PipelineError>,
+) -> Result<T, PipelineError> {
     let lake = context.lake()?;
     let started = Utc::now();
     let id = context.run_id.clone().unwrap_or_else(RunId::for_now);
     let lock = LakeLock::take(&lake, &format!("{command}, run {id}, process {}", std::process::id()))?;
-    let removed = lake.remove_unpublished().await?;
+    let noted = if interrupted == Interrupted::Kept { Noted::read(&lake).await } else { None };
+    let removed = match noted {
+        Some(noted) => lake.remove_unpublished(&noted.files()).await?,
+        None => remove_interrupted(&lake).await?,
+    };
     if removed > 0 {
         tracing::info!(files = removed, "removed files of a run that died");
     }
@@ -261,7 +285,7 @@ pub(super) async fn with_run<T>(
     let result = steps(&run).await;
 
     if result.is_err()
-        && let Err(error) = run.lake.remove_unpublished().await
+        && let Err(error) = remove_interrupted(&run.lake).await
     {
         tracing::warn!(%error, "files of the failed run remain; the next run removes them");
     }
@@ -274,6 +298,12 @@ pub(super) async fn with_run<T>(
         tracing::warn!(%error, "the run's record could not be written");
     }
     result
+}
+
+/// Removes all that was not published.
+pub(super) async fn remove_interrupted(lake: &Lake) -> Result<u64, LakeError> {
+    remove_journal(lake).await?;
+    lake.remove_unpublished(&BTreeSet::new()).await
 }
 
 /// How a run with this result ended, and why.

@@ -51,7 +51,8 @@ pub(super) async fn pull(State(dashboard): State<Dashboard>, body: Bytes) -> Ans
             return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("the pipeline has no table {table}")));
         }
     }
-    let options = PullOptions { incremental: wanted.incremental, detect_deletes: wanted.detect_deletes };
+    let (incremental, detect_deletes) = (wanted.incremental, wanted.detect_deletes);
+    let options = PullOptions { incremental, detect_deletes, snapshot: None };
     Ok(accepted(
         dashboard
             .jobs

@@ -27,6 +27,14 @@ pub enum SourceError {
         /// How long it was asked.
         seconds: u64,
     },
+    /// Nobody has the snapshot that was asked for.
+    #[error("no open transaction of this server and database has the snapshot {id}")]
+    UnknownSnapshot {
+        /// Its name.
+        id: String,
+        /// The server's message.
+        source: tokio_postgres::Error,
+    },
     /// The session that holds the snapshot has ended, and the snapshot with it.
     #[error("the session that held the source's snapshot has ended")]
     SnapshotLost,

@@ -1,5 +1,7 @@
 //! Cutting a heap into ctid ranges that connections copy one by one.
 
+use serde::{Deserialize, Serialize};
+
 use crate::pg::{RelationInfo, has_heap};
 
 /// Heap pages of one range at most: 16 MiB with the usual 8 KiB pages. Small enough that connections finish together,
@@ -11,7 +13,7 @@ const RANGE_PAGES_MIN: u64 = 256;
 const TID_RANGE_SCAN_VERSION: u32 = 140_000;
 
 /// Pages `from..to` of a heap; no end means up to the last page, whenever it was added.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopyRange {
     /// The first page.
     pub from: u64,
@@ -34,6 +36,19 @@ impl CopyRange {
 }
 
 impl CopyRange {
+    /// What is left of it without the pages of others.
+    pub fn minus(self, others: &[Self]) -> Vec<Self> {
+        let without = |left: Vec<Self>, other: &Self| left.iter().flat_map(|range| range.without(*other)).collect();
+        others.iter().fold(vec![self], without)
+    }
+
+    fn without(self, other: Self) -> impl Iterator<Item = Self> {
+        let end = |range: Self| range.to.unwrap_or(u64::MAX);
+        let before = Self { from: self.from, to: Some(end(self).min(other.from)) };
+        let after = Self { from: self.from.max(end(other)), to: self.to };
+        [before, after].into_iter().filter(move |range| range.from < end(*range))
+    }
+
     /// Two ranges that cover the same pages of a heap of `pages`; none where there is only one page, or no heap.
     pub fn halves(self, pages: u64) -> Option<[Self; 2]> {
         let middle = self.from.midpoint(self.to.unwrap_or(pages));
@@ -85,6 +100,23 @@ mod tests {
         assert_eq!(CopyRange { from: 10, to: Some(11) }.halves(20), None);
         assert_eq!(CopyRange::ALL.halves(0), None);
         assert_eq!(open.halves(11), None);
+    }
+
+    #[test]
+    fn what_is_left_and_what_was_taken_cover_every_page_once() {
+        let range = |from, to| CopyRange { from, to };
+        let done = [range(0, Some(3)), range(5, Some(9)), range(20, None)];
+        for whole in [CopyRange::ALL, range(2, Some(30)), range(6, Some(7)), range(4, None), range(21, None)] {
+            let left = whole.minus(&done);
+            let has = |range: &CopyRange, page| range.from <= page && range.to.is_none_or(|to| page < to);
+            for page in 0..100 {
+                let count = left.iter().filter(|range| has(range, page)).count();
+                let expected = has(&whole, page) && !done.iter().any(|range| has(range, page));
+                assert_eq!(count, usize::from(expected), "page {page} of {whole:?}: {left:?}");
+            }
+        }
+        assert_eq!(CopyRange::ALL.minus(&[]), [CopyRange::ALL]);
+        assert_eq!(CopyRange::ALL.minus(&[CopyRange::ALL]), []);
     }
 
     #[test]

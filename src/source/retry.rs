@@ -42,21 +42,17 @@ impl SourceError {
             {
                 Remedy::Again
             }
-            // The words of a server for a snapshot that it does not, or no longer, have.
-            Self::Snapshot(source)
-                if [
-                    &SqlState::INVALID_PARAMETER_VALUE,
-                    &SqlState::UNDEFINED_OBJECT,
-                    &SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
-                ]
-                .iter()
-                .any(|code| source.code() == Some(code)) =>
-            {
-                Remedy::StartOver
-            }
+            Self::Snapshot(source) if is_unknown_snapshot(source) => Remedy::StartOver,
             _ => Remedy::None,
         }
     }
+}
+
+/// Whether a server says that it does not, or no longer, have a snapshot.
+pub(super) fn is_unknown_snapshot(error: &tokio_postgres::Error) -> bool {
+    let words =
+        [SqlState::INVALID_PARAMETER_VALUE, SqlState::UNDEFINED_OBJECT, SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE];
+    error.code().is_some_and(|code| words.contains(code))
 }
 
 /// Whether an error says nothing about what was asked: the connection or the server went, or has no room.

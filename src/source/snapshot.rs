@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
-use super::retry::is_transient;
+use super::retry::{is_transient, is_unknown_snapshot};
 use super::{Activity, SourceError, Watermark, held};
 use crate::pg::{CatalogError, DatabaseUrl, RelationInfo, Session, describe_table};
 use crate::schema::TableName;
@@ -36,6 +36,7 @@ pub struct SharedSnapshot {
     session: Session,
     info: SnapshotInfo,
     watermark: Option<Watermark>,
+    identity: String,
 }
 
 impl SharedSnapshot {
@@ -44,16 +45,37 @@ impl SharedSnapshot {
     /// # Errors
     /// [`SourceError::Connect`] without a session, [`SourceError::Snapshot`] when the server cannot be asked.
     pub async fn open(url: &DatabaseUrl) -> Result<Self, SourceError> {
+        Self::begin(url, None).await
+    }
+
+    /// The same for a snapshot that another session has exported and still has.
+    ///
+    /// # Errors
+    /// As [`SharedSnapshot::open`]; [`SourceError::UnknownSnapshot`] when nobody has it any more.
+    pub async fn adopt(url: &DatabaseUrl, id: &str) -> Result<Self, SourceError> {
+        match Self::begin(url, Some(id)).await {
+            Err(SourceError::Snapshot(source)) if is_unknown_snapshot(&source) => {
+                Err(SourceError::UnknownSnapshot { id: id.to_owned(), source })
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn begin(url: &DatabaseUrl, from: Option<&str>) -> Result<Self, SourceError> {
         let session = Session::open(url, PURPOSE).await?;
-        let activity = Activity::read(&session).await?;
-        session.begin_read_only(None).await.map_err(SourceError::Snapshot)?;
+        let mut activity = Activity::read(&session).await?;
+        if from.is_some() {
+            activity = activity.after_the_snapshot();
+        }
+        session.begin_read_only(from).await.map_err(SourceError::Snapshot)?;
         let id = match session.query_typed_one("SELECT pg_export_snapshot()", &[]).await {
             Ok(row) => row.get(0),
             Err(error) if is_transient(&error) => return Err(SourceError::Snapshot(error)),
             // It has none to give, or not to us. Its transactions have one all the same.
             Err(error) => {
                 tracing::debug!(%error, "the server exports no snapshot");
-                session.begin_read_only_again().await.map_err(SourceError::Snapshot)?;
+                session.batch_execute("ROLLBACK").await.map_err(SourceError::Snapshot)?;
+                session.begin_read_only(from).await.map_err(SourceError::Snapshot)?;
                 String::new()
             }
         };
@@ -61,7 +83,9 @@ impl SharedSnapshot {
             .query_typed_one(
                 "SELECT to_char(now(), 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), \
                  CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_lsn()::text END, \
-                 current_setting('server_version_num')::int",
+                 current_setting('server_version_num')::int, \
+                 concat_ws(' ', txid_current_snapshot(), pg_postmaster_start_time(), \
+                           (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))",
                 &[],
             )
             .await
@@ -73,8 +97,20 @@ impl SharedSnapshot {
             wal_position: row.get(1),
             server_version: u32::try_from(version).unwrap_or(0),
         };
+        let identity = [row.get(3), activity.server().unwrap_or_default().to_owned()].join(" ");
         let watermark = activity.watermark(&session, info.server_version).await?;
-        Ok(Self { session, info, watermark })
+        Ok(Self { session, info, watermark, identity })
+    }
+
+    /// Which snapshot of which server it is; another name for it makes no other one of it.
+    pub fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    /// Takes over what was known of the snapshot when it was taken.
+    pub fn remember(&mut self, info: SnapshotInfo, watermark: Option<Watermark>) {
+        self.info = SnapshotInfo { id: std::mem::take(&mut self.info.id), ..info };
+        self.watermark = watermark;
     }
 
     /// Describes a table as the snapshot sees it, and keeps it and all that is read with it as they are: until the session

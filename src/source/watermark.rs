@@ -7,6 +7,7 @@
 //! - the snapshot's `xmin`: every transaction below it had ended, so all that it committed was seen;
 //! - the start of the oldest transaction under way: who writes `now()` later than that writes a later time.
 
+use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
 use super::SourceError;
@@ -28,7 +29,7 @@ pub struct Activity {
 }
 
 /// Where the next incremental pull begins.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Watermark {
     /// System identifier, timeline and database: on another server, or after a recovery to an older point, transaction
     /// ids mean something else.
@@ -59,6 +60,17 @@ impl Activity {
         let (oldest, hidden, tells): (Option<String>, bool, bool) = (row.get(0), row.get(1), row.get(2));
         let server = if tells { Some(server(session).await?) } else { None };
         Ok(Self { server, oldest: oldest.filter(|_| !hidden) })
+    }
+
+    /// The server, its history and its database, where it tells them.
+    pub fn server(&self) -> Option<&str> {
+        self.server.as_deref()
+    }
+
+    /// What it tells of a snapshot that was taken before: which server it is, and not what was under way.
+    #[must_use]
+    pub fn after_the_snapshot(self) -> Self {
+        Self { oldest: None, ..self }
     }
 
     /// The watermark of the snapshot in whose transaction `session` is; none where the server is too old or does not

@@ -21,9 +21,9 @@ use crate::support::{TestDb, Workspace, connect, racing};
 /// Sessions that write: the first commits every statement, the others when the history says so.
 const SESSIONS: usize = 3;
 const ROWS_MAX: usize = 1_000_000;
-const ALL: PullOptions = PullOptions { incremental: false, detect_deletes: false };
-const CHANGED: PullOptions = PullOptions { incremental: true, detect_deletes: false };
-const CHANGED_AND_GONE: PullOptions = PullOptions { incremental: true, detect_deletes: true };
+const ALL: PullOptions = PullOptions { incremental: false, detect_deletes: false, snapshot: None };
+const CHANGED: PullOptions = PullOptions { incremental: true, detect_deletes: false, snapshot: None };
+const CHANGED_AND_GONE: PullOptions = PullOptions { incremental: true, detect_deletes: true, snapshot: None };
 
 const TABLE: &str = "DROP TABLE IF EXISTS t; \
     CREATE TABLE t (id bigint PRIMARY KEY, day date, note text, points numeric, updated_at timestamptz DEFAULT now())";

@@ -27,6 +27,7 @@ mod push_merge;
 mod push_readers;
 mod rebuild;
 mod reference;
+mod resume;
 mod retry;
 mod sources;
 mod sql_phases;
