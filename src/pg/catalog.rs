@@ -23,12 +23,34 @@ pub struct RelationInfo {
     pub rows_estimated: Option<u64>,
     /// The role whose sight of the table its row-level security narrows; none when the role sees every row.
     pub rows_hidden_from: Option<String>,
+    /// The tables that hold the rows of a partitioned one, where each can be read by itself with the same result.
+    pub leaves: Vec<Leaf>,
+}
+
+/// A table at the bottom of a partitioned one.
+#[derive(Debug, Clone)]
+pub struct Leaf {
+    /// Its name.
+    pub table: TableName,
+    /// `pg_class.oid`.
+    pub oid: u32,
+    /// Heap pages right now.
+    pub pages: u64,
 }
 
 impl RelationInfo {
-    /// What one may expect of it, for comparison: its pages, and more than any where it has none of its own, as a view.
+    /// What one may expect of it, for comparison: its pages, and more than any where they are not known, as of a view.
     pub fn size(&self) -> u64 {
-        if has_heap(self.kind) { self.pages } else { u64::MAX }
+        match self.leaves.as_slice() {
+            [] if has_heap(self.kind) => self.pages,
+            [] => u64::MAX,
+            leaves => leaves.iter().map(|leaf| leaf.pages).sum(),
+        }
+    }
+
+    /// A leaf by its oid.
+    pub fn leaf(&self, oid: u32) -> Option<&Leaf> {
+        self.leaves.iter().find(|leaf| leaf.oid == oid)
     }
 }
 
@@ -112,7 +134,37 @@ pub async fn describe_table(client: &Client, table: &TableName) -> Result<Relati
         pages: u64::try_from(pages).unwrap_or(0),
         rows_estimated: estimated_rows(tuples),
         rows_hidden_from: relation.get(4),
+        leaves: Vec::new(),
     })
+}
+
+/// Finds the tables that hold the rows of a partitioned one. None where one of them is foreign, has policies, or may not
+/// be read but through the whole: then the whole is read.
+///
+/// # Errors
+/// [`CatalogError::Query`].
+pub async fn leaves(client: &Client, relation: &RelationInfo) -> Result<Vec<Leaf>, CatalogError> {
+    let sql = "WITH RECURSIVE tree AS (SELECT $1::oid AS oid UNION ALL \
+                                       SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid \
+                                       WHERE (to_jsonb(i) ->> 'inhdetachpending') IS DISTINCT FROM 'true') \
+               SELECT c.oid, n.nspname, c.relname, \
+                      CASE WHEN c.relkind = 'r' THEN pg_relation_size(c.oid) / current_setting('block_size')::bigint ELSE 0 END, \
+                      c.relkind = 'r' AND has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE') \
+                      AND NOT row_security_active(c.oid) \
+                      AND to_regclass(format('%I.%I', n.nspname, c.relname))::oid = c.oid \
+               FROM tree JOIN pg_class c ON c.oid = tree.oid JOIN pg_namespace n ON n.oid = c.relnamespace \
+               WHERE c.relkind <> 'p' ORDER BY c.oid";
+    let failed = |source| CatalogError::Query { table: relation.schema.table.clone(), source };
+    let rows = client.query_typed(sql, &[(&relation.oid, Type::OID)]).await.map_err(failed)?;
+    if relation.rows_hidden_from.is_some() || !rows.iter().all(|row| row.get::<_, Option<bool>>(4) == Some(true)) {
+        return Ok(Vec::new());
+    }
+    let leaf = |row: &tokio_postgres::Row| Leaf {
+        table: TableName::new(row.get::<_, &str>(1), row.get::<_, &str>(2)),
+        oid: row.get(0),
+        pages: u64::try_from(row.get::<_, i64>(3)).unwrap_or(0),
+    };
+    Ok(rows.iter().map(leaf).collect())
 }
 
 /// `reltuples` is -1 before the first `ANALYZE`.

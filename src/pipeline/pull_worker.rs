@@ -166,7 +166,7 @@ impl Worker {
                 (vec![Piece { failures: failed.failures + 1, ..failed }], Some(pause))
             }
             Remedy::Halves => {
-                let halves = failed.range.halves(self.pulling[failed.table].relation.pages);
+                let halves = failed.range.halves(&self.pulling[failed.table].relation);
                 let halves = halves.into_iter().flatten();
                 (halves.map(|range| Piece { range, failures: 0, ..failed }).collect(), None)
             }
@@ -211,7 +211,8 @@ impl Worker {
         let mut decoder = CopyDecoder::new(table.columns.len());
         let limits = CopyLimits { rate: self.rate.clone(), stall: STALL_LIMIT };
         let mut stream =
-            CopyStream::open(&mut self.session, table, range, pulling.condition(), limits, &self.cancel).await?;
+            CopyStream::open(&mut self.session, &pulling.relation, range, pulling.condition(), limits, &self.cancel)
+                .await?;
         while let Some(bytes) = stream.next().await? {
             decoder.push_block(bytes).map_err(decode_failed)?;
             share.take_block(&mut decoder, pulling, range).await?;
@@ -281,6 +282,10 @@ fn value_error(pulling: &Pulling, range: CopyRange, source: BuildError) -> Pipel
         (0, None) => "a value cannot be held".to_owned(),
         (from, None) => format!("a value in the pages from {from} on cannot be held"),
         (from, Some(to)) => format!("a value in the pages {from} to {} cannot be held", to - 1),
+    };
+    let place = match range.leaf.and_then(|leaf| pulling.relation.leaf(leaf)) {
+        Some(leaf) => format!("{}: {place}", leaf.table),
+        None => place,
     };
     PipelineError::Value { table: pulling.table.source.clone(), place, source }
 }

@@ -7,8 +7,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{CopyRange, RateLimit, SourceError};
-use crate::pg::{CopyOut, Session, quote_ident, quote_table};
-use crate::schema::{ColumnSchema, PgType, TableName, TableSchema};
+use crate::pg::{CopyOut, RelationInfo, Session, quote_ident, quote_table};
+use crate::schema::{ColumnSchema, PgType, TableName};
 
 /// What bounds a copy.
 #[derive(Debug, Clone)]
@@ -37,15 +37,16 @@ impl<'a> CopyStream<'a> {
     /// [`SourceError::Copy`].
     pub async fn open(
         session: &'a mut Session,
-        table: &TableSchema,
+        relation: &RelationInfo,
         range: CopyRange,
         condition: Option<&str>,
         limits: CopyLimits,
         cancel: &CancellationToken,
     ) -> Result<Self, SourceError> {
-        let failed = |source| SourceError::copy(&table.table, source);
-        let copy = session.copy_out(&copy_statement(table, range, condition)).await.map_err(failed)?;
-        Ok(Self { copy, table: table.table.clone(), limits, has_begun: false, cancel: cancel.clone() })
+        let table = &relation.schema.table;
+        let failed = |source| SourceError::copy(table, source);
+        let copy = session.copy_out(&copy_statement(relation, range, condition)).await.map_err(failed)?;
+        Ok(Self { copy, table: table.clone(), limits, has_begun: false, cancel: cancel.clone() })
     }
 
     /// The next block, once it is within the rate; none at the end.
@@ -87,11 +88,15 @@ async fn within<T>(limit: Duration, is_limited: bool, answer: impl Future<Output
 }
 
 /// `COPY (SELECT …)` rather than `COPY table`: it reads views and generated columns too, and takes a condition.
-fn copy_statement(table: &TableSchema, range: CopyRange, condition: Option<&str>) -> String {
-    let columns: Vec<String> = table.columns.iter().map(selected).collect();
+fn copy_statement(relation: &RelationInfo, range: CopyRange, condition: Option<&str>) -> String {
+    let columns: Vec<String> = relation.schema.columns.iter().map(selected).collect();
+    let table = match range.leaf.and_then(|leaf| relation.leaf(leaf)) {
+        Some(leaf) => format!("ONLY {}", quote_table(&leaf.table)),
+        None => quote_table(&relation.schema.table),
+    };
     let conditions: Vec<String> = range.condition().into_iter().chain(condition.map(str::to_owned)).collect();
     let rows = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
-    format!("COPY (SELECT {} FROM {}{rows}) TO STDOUT (FORMAT binary)", columns.join(", "), quote_table(&table.table))
+    format!("COPY (SELECT {} FROM {table}{rows}) TO STDOUT (FORMAT binary)", columns.join(", "))
 }
 
 fn selected(column: &ColumnSchema) -> String {

@@ -12,25 +12,27 @@ const RANGE_PAGES_MIN: u64 = 256;
 /// Before this version the server answers a ctid range by reading the whole table.
 const TID_RANGE_SCAN_VERSION: u32 = 140_000;
 
-/// Pages `from..to` of a heap; no end means up to the last page, whenever it was added.
+/// Pages `from..to` of a heap, a table's own or a leaf's; no end means up to the last page, whenever it was added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopyRange {
     /// The first page.
     pub from: u64,
     /// The page after the last, or none for the open end.
     pub to: Option<u64>,
+    /// The oid of the leaf of a partitioned table.
+    pub leaf: Option<u32>,
 }
 
 impl CopyRange {
     /// The whole relation.
-    pub const ALL: Self = Self { from: 0, to: None };
+    pub const ALL: Self = Self { from: 0, to: None, leaf: None };
 
     /// The condition on `ctid`, or none for the whole relation.
     pub(super) fn condition(self) -> Option<String> {
         match self {
-            Self { from: 0, to: None } => None,
-            Self { from, to: None } => Some(format!("ctid >= '({from},0)'")),
-            Self { from, to: Some(to) } => Some(format!("ctid >= '({from},0)' AND ctid < '({to},0)'")),
+            Self { from: 0, to: None, .. } => None,
+            Self { from, to: None, .. } => Some(format!("ctid >= '({from},0)'")),
+            Self { from, to: Some(to), .. } => Some(format!("ctid >= '({from},0)' AND ctid < '({to},0)'")),
         }
     }
 }
@@ -42,42 +44,57 @@ impl CopyRange {
         others.iter().fold(vec![self], without)
     }
 
-    fn without(self, other: Self) -> impl Iterator<Item = Self> {
+    fn without(self, other: Self) -> Vec<Self> {
+        if self.leaf != other.leaf {
+            return vec![self];
+        }
         let end = |range: Self| range.to.unwrap_or(u64::MAX);
-        let before = Self { from: self.from, to: Some(end(self).min(other.from)) };
-        let after = Self { from: self.from.max(end(other)), to: self.to };
-        [before, after].into_iter().filter(move |range| range.from < end(*range))
+        let before = Self { to: Some(end(self).min(other.from)), ..self };
+        let after = Self { from: self.from.max(end(other)), ..self };
+        [before, after].into_iter().filter(|range| range.from < end(*range)).collect()
     }
 
-    /// Two ranges that cover the same pages of a heap of `pages`; none where there is only one page, or no heap.
-    pub fn halves(self, pages: u64) -> Option<[Self; 2]> {
+    /// Two ranges that cover the same pages of a relation; none where there is only one page, or no heap.
+    pub fn halves(self, relation: &RelationInfo) -> Option<[Self; 2]> {
+        let pages = match self.leaf {
+            Some(leaf) => relation.leaf(leaf)?.pages,
+            None => relation.pages,
+        };
         let middle = self.from.midpoint(self.to.unwrap_or(pages));
         let halves = [Self { to: Some(middle), ..self }, Self { from: middle, ..self }];
         (middle > self.from).then_some(halves)
     }
 }
 
-/// Cuts a relation into ranges that `connections` can share; one range where ctid cannot serve (views, partitioned
-/// tables, servers before 14).
+/// Cuts a relation, or its leaves, into ranges that `connections` can share; one range where ctid cannot serve (views,
+/// partitioned tables whose leaves cannot be read by themselves, servers before 14).
 pub fn plan_ranges(relation: &RelationInfo, server_version: u32, connections: u64) -> Vec<CopyRange> {
-    if server_version < TID_RANGE_SCAN_VERSION || !has_heap(relation.kind) {
+    if server_version < TID_RANGE_SCAN_VERSION {
         return vec![CopyRange::ALL];
     }
-    let pages = relation.pages.div_ceil(connections.max(1)).clamp(RANGE_PAGES_MIN, RANGE_PAGES_MAX);
-    let starts = relation.pages.div_ceil(pages).max(1);
-    (0..starts)
-        .map(|index| CopyRange { from: index * pages, to: (index + 1 < starts).then(|| (index + 1) * pages) })
-        .collect()
+    let heaps: Vec<(Option<u32>, u64)> = match relation.leaves.as_slice() {
+        [] if has_heap(relation.kind) => vec![(None, relation.pages)],
+        [] => return vec![CopyRange::ALL],
+        leaves => leaves.iter().map(|leaf| (Some(leaf.oid), leaf.pages)).collect(),
+    };
+    let of_heap = |(leaf, heap): (Option<u32>, u64)| {
+        let pages = heap.div_ceil(connections.max(1)).clamp(RANGE_PAGES_MIN, RANGE_PAGES_MAX);
+        let starts = heap.div_ceil(pages).max(1);
+        let to = move |index| (index + 1 < starts).then(|| (index + 1) * pages);
+        (0..starts).map(move |index| CopyRange { from: index * pages, to: to(index), leaf })
+    };
+    heaps.into_iter().flat_map(of_heap).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pg::Leaf;
     use crate::schema::{TableName, TableSchema};
 
     fn relation(kind: char, pages: u64) -> RelationInfo {
         let schema = TableSchema { table: TableName::new("public", "t"), columns: Vec::new() };
-        RelationInfo { schema, oid: 1, kind, pages, rows_estimated: None, rows_hidden_from: None }
+        RelationInfo { schema, oid: 1, kind, pages, rows_estimated: None, rows_hidden_from: None, leaves: Vec::new() }
     }
 
     #[test]
@@ -95,16 +112,17 @@ mod tests {
 
     #[test]
     fn halves_cover_the_same_pages_until_there_is_one() {
-        let open = CopyRange { from: 10, to: None };
-        assert_eq!(open.halves(20), Some([CopyRange { from: 10, to: Some(15) }, CopyRange { from: 15, to: None }]));
-        assert_eq!(CopyRange { from: 10, to: Some(11) }.halves(20), None);
-        assert_eq!(CopyRange::ALL.halves(0), None);
-        assert_eq!(open.halves(11), None);
+        let range = |from, to| CopyRange { from, to, leaf: None };
+        let heap = |pages| relation('r', pages);
+        assert_eq!(range(10, None).halves(&heap(20)), Some([range(10, Some(15)), range(15, None)]));
+        assert_eq!(range(10, Some(11)).halves(&heap(20)), None);
+        assert_eq!(CopyRange::ALL.halves(&heap(0)), None);
+        assert_eq!(range(10, None).halves(&heap(11)), None);
     }
 
     #[test]
     fn what_is_left_and_what_was_taken_cover_every_page_once() {
-        let range = |from, to| CopyRange { from, to };
+        let range = |from, to| CopyRange { from, to, leaf: None };
         let done = [range(0, Some(3)), range(5, Some(9)), range(20, None)];
         for whole in [CopyRange::ALL, range(2, Some(30)), range(6, Some(7)), range(4, None), range(21, None)] {
             let left = whole.minus(&done);
@@ -117,12 +135,32 @@ mod tests {
         }
         assert_eq!(CopyRange::ALL.minus(&[]), [CopyRange::ALL]);
         assert_eq!(CopyRange::ALL.minus(&[CopyRange::ALL]), []);
+        let leaf = CopyRange { leaf: Some(7), ..CopyRange::ALL };
+        assert_eq!(leaf.minus(&done), [leaf]);
     }
 
     #[test]
     fn what_has_no_pages_of_its_own_may_be_the_largest() {
         let sizes = [('v', 0), ('p', 0), ('r', 9), ('r', 0)].map(|(kind, pages)| relation(kind, pages).size());
         assert_eq!(sizes, [u64::MAX, u64::MAX, 9, 0]);
+    }
+
+    #[test]
+    fn leaves_are_cut_each_by_itself() {
+        let mut parted = relation('p', 0);
+        parted.leaves = [(7, 1), (9, 2 * RANGE_PAGES_MIN)]
+            .map(|(oid, pages)| Leaf { table: TableName::new("public", "leaf"), oid, pages })
+            .to_vec();
+        let range = |leaf, from, to| CopyRange { from, to, leaf: Some(leaf) };
+        let middle = RANGE_PAGES_MIN;
+        let expected = [range(7, 0, None), range(9, 0, Some(middle)), range(9, middle, None)];
+        assert_eq!(plan_ranges(&parted, 150_000, 2), expected);
+        assert_eq!(
+            range(9, middle, None).halves(&parted).map(|[half, _]| half),
+            Some(range(9, middle, Some(middle * 3 / 2)))
+        );
+        assert_eq!(range(7, 0, None).halves(&parted), None);
+        assert_eq!((plan_ranges(&parted, 130_000, 2), parted.size()), (vec![CopyRange::ALL], 1 + 2 * RANGE_PAGES_MIN));
     }
 
     #[test]

@@ -7,10 +7,12 @@ use tokio::time::timeout;
 
 use super::retry::{is_transient, is_unknown_snapshot};
 use super::{Activity, SourceError, Watermark, held};
-use crate::pg::{CatalogError, DatabaseUrl, RelationInfo, Session, describe_table};
+use crate::pg::{CatalogError, DatabaseUrl, RelationInfo, Session, describe_table, leaves};
 use crate::schema::TableName;
 
 const PURPOSE: &str = "pull";
+/// `relkind` of a partitioned table.
+const PARTITIONED: char = 'p';
 /// How long a pooler may take to find another server session for a pull.
 const JOIN_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -129,7 +131,11 @@ impl SharedSnapshot {
         };
         held::hold(&self.session, &relation, self.info.server_version).await?;
         // Only now does it keep its size.
-        Ok(describe_table(&self.session, table).await?)
+        let mut relation = describe_table(&self.session, table).await?;
+        if relation.kind == PARTITIONED {
+            relation.leaves = leaves(&self.session, &relation).await?;
+        }
+        Ok(relation)
     }
 
     /// Proves that the snapshot and the locks of [`SharedSnapshot::hold`] have lasted until now, and that nothing came

@@ -177,12 +177,12 @@ async fn a_server_may_think_before_its_first_row_and_not_fall_silent_after_it() 
     let cancel = CancellationToken::new();
 
     let mut session = Session::open(&url, "test").await?;
-    let table = describe_table(&session, &TableName::new("public", "thinks")).await?.schema;
+    let table = describe_table(&session, &TableName::new("public", "thinks")).await?;
     let mut stream = CopyStream::open(&mut session, &table, CopyRange::ALL, None, limits.clone(), &cancel).await?;
     assert!(stream.next().await?.is_some_and(|block| !block.is_empty()));
     assert_eq!((stream.next().await?, stream.rows()), (None, 3));
 
-    let table = describe_table(&session, &TableName::new("public", "races")).await?.schema;
+    let table = describe_table(&session, &TableName::new("public", "races")).await?;
     let mut stream = CopyStream::open(&mut session, &table, CopyRange::ALL, None, limits, &cancel).await?;
     stream.next().await?.context("the first rows")?;
     proxy.freeze();

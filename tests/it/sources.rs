@@ -166,6 +166,50 @@ async fn tables_of_every_kind_and_name_are_pulled() -> Result<()> {
     Ok(())
 }
 
+/// Leaves have their columns in another order, and are as deep as one likes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partitioned_table_is_copied_leaf_by_leaf_by_those_who_may_read_them() -> Result<()> {
+    let db = TestDb::new("leaves").await?;
+    let client = db.client().await?;
+    let role = format!("through_{}", db.name());
+    client
+        .batch_execute(&format!(
+            "CREATE TABLE parted (id int, v text, w int) PARTITION BY RANGE (id);
+             CREATE TABLE low (w int, gone text, id int, v text); ALTER TABLE low DROP gone;
+             ALTER TABLE parted ATTACH PARTITION low FOR VALUES FROM (0) TO (40000);
+             CREATE TABLE high PARTITION OF parted FOR VALUES FROM (40000) TO (90000) PARTITION BY HASH (id);
+             CREATE TABLE high_0 PARTITION OF high FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+             CREATE TABLE high_1 PARTITION OF high FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+             CREATE TABLE rest PARTITION OF parted DEFAULT;
+             INSERT INTO parted SELECT n, repeat('v', 200) || n, -n FROM generate_series(0, 80000) n;
+             CREATE ROLE {role} LOGIN PASSWORD 'p'; GRANT SELECT ON parted TO {role}"
+        ))
+        .await?;
+    let mut url = url::Url::parse(db.url())?;
+    url.set_username(&role).ok().context("a user name")?;
+    url.set_password(Some("p")).ok().context("a password")?;
+    let sql =
+        "SELECT count(*) || ' ' || count(DISTINCT id) || ' ' || sum(id) || ' ' || sum(w) || ' ' || max(v) FROM parted";
+    let wanted: String = client.query_one(sql, &[]).await?.get(0);
+    for (url, is_whole) in [(db.url(), false), (url.as_str(), true)] {
+        let workspace = Workspace::at(url)?;
+        std::fs::write(workspace.path().join("pipeline.toml"), format!("[[tables]]\nname = \"parted\"\n{REST}"))?;
+        let mut child = workspace.command(["--json", "pull", "--jobs", "3", "--max-rate", "8"]).spawn()?;
+        let copies = "SELECT query FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'COPY%'";
+        let query = loop {
+            match client.query(copies, &[]).await?.first() {
+                Some(row) => break row.get::<_, String>(0),
+                None => anyhow::ensure!(child.try_wait()?.is_none(), "it ended without a copy"),
+            }
+        };
+        assert_eq!(query.contains("FROM ONLY "), !is_whole, "{query}");
+        Ran::from(child.wait_with_output()?).ok()?;
+        assert_eq!(value(&workspace, sql)?, Value::String(wanted.clone()), "{url}");
+    }
+    client.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await?;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn policies_that_hide_rows_are_told() -> Result<()> {
     let db = TestDb::new("hidden").await?;
