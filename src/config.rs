@@ -527,14 +527,19 @@ fn with_suggestion(message: &str) -> String {
     let mut quoted =
         message.split_once("unknown field ").map(|(_, rest)| rest.split('`').skip(1).step_by(2)).into_iter().flatten();
     let Some(unknown) = quoted.next() else { return message.to_owned() };
-    let nearest = quoted
-        .map(|known| (strsim::jaro_winkler(unknown, known), known))
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .filter(|(similarity, _)| *similarity >= SUGGESTION_SIMILARITY);
-    match nearest {
-        Some((_, known)) => format!("{message}\ndid you mean `{known}`?"),
+    match nearest(unknown, quoted) {
+        Some(known) => format!("{message}\ndid you mean `{known}`?"),
         None => message.to_owned(),
     }
+}
+
+/// The known name that is meant by an unknown one, if one is near enough.
+pub(crate) fn nearest<'a>(unknown: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .map(|known| (strsim::jaro_winkler(unknown, known), known))
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .filter(|(similarity, _)| *similarity >= SUGGESTION_SIMILARITY)
+        .map(|(_, known)| known)
 }
 
 fn jobs_message(value: &str) -> String {

@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use super::audit::AuditJob;
 use super::run::with_run;
 use super::{Context, PipelineError, Run};
-use crate::config::{CheckConfig, ValidateConfig};
+use crate::config::{CheckConfig, ValidateConfig, nearest};
 use crate::lake::{Lake, LakeError, LakeTable, Manifest, Version};
 use crate::progress::Step;
 use crate::transform::{Engine, PhaseSet, Severity, create_view, create_views, load_data_tables};
@@ -168,10 +168,11 @@ fn known_checks(checks: &BTreeMap<String, CheckConfig>, phases: &PhaseSet) -> Re
         if file.is_none() && !BUILT_IN_CHECKS.contains(&id.as_str()) {
             let files = phases.checks.iter().map(|file| file.id.as_str());
             let known: Vec<&str> = BUILT_IN_CHECKS.into_iter().chain(files).collect();
-            return Err(PipelineError::Usage(format!(
-                "validate.checks: there is no check {id}; known: {}",
-                known.join(", ")
-            )));
+            let help = match nearest(&id.to_uppercase(), known.iter().copied()) {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None => format!("known: {}", known.join(", ")),
+            };
+            return Err(PipelineError::Usage(format!("validate.checks: there is no check {id}; {help}")));
         }
         if check.limit.is_some() && file.is_none_or(|file| file.limit.is_none()) {
             return Err(PipelineError::Usage(format!("validate.checks.{id}: this check has no limit to set")));

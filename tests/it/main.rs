@@ -3,6 +3,7 @@
 mod audit;
 mod backups;
 mod bad_input;
+mod checks;
 mod cli;
 mod connections;
 mod consistency;
