@@ -31,7 +31,7 @@ pub struct CheckFile {
     pub name: String,
     /// How much a finding matters.
     pub severity: Severity,
-    /// Tables that it compares the dataset with; without them the offending rows are not looked for.
+    /// Tables like the dataset that it compares it with; an empty one stands for one that is not there.
     pub compares: Vec<String>,
     /// What the macro `check_limit()` gives.
     pub limit: Option<f64>,

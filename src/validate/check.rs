@@ -94,8 +94,12 @@ pub fn check_dataset(
         check_rows(table.rows, previous_rows, limits),
         check_columns(table, limits, &phases.dictionary),
     ];
+    let absent = stand_in_for_absent(engine, name, &phases.checks)?;
     for check in &phases.checks {
-        findings.push(run_check_file(engine, check, limits.of_checks.get(&check.id).copied())?);
+        findings.push(run_check_file(engine, check, limits.of_checks.get(&check.id).copied(), &absent)?);
+    }
+    for table in &absent {
+        engine.execute(&format!("DROP VIEW {}", quote_ident(table)))?;
     }
     findings.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(Report { findings })
@@ -230,8 +234,34 @@ fn check_columns(table: &LakeTable, limits: &Limits, dictionary: &[DictionaryCol
     )
 }
 
-/// Runs a check file with its own limit or the pipeline file's.
-fn run_check_file(engine: &Engine, check: &CheckFile, limit: Option<f64>) -> Result<Finding, TransformError> {
+/// Gives checks an empty table like the dataset for each one that they compare it with and that is not there, and names
+/// those: a comparison then finds nothing, and what a check says of the dataset alone is still said.
+fn stand_in_for_absent<'a>(
+    engine: &Engine,
+    dataset: &str,
+    checks: &'a [CheckFile],
+) -> Result<BTreeSet<&'a String>, TransformError> {
+    let mut absent = BTreeSet::new();
+    for table in checks.iter().flat_map(|check| &check.compares) {
+        if engine.columns(table)?.is_empty() {
+            engine.execute(&format!(
+                "CREATE TEMP VIEW {} AS SELECT * FROM {} WHERE false",
+                quote_ident(table),
+                quote_ident(dataset)
+            ))?;
+            absent.insert(table);
+        }
+    }
+    Ok(absent)
+}
+
+/// Runs a check file with its own limit or the pipeline file's. `absent` are the tables that empty ones stand for.
+fn run_check_file(
+    engine: &Engine,
+    check: &CheckFile,
+    limit: Option<f64>,
+    absent: &BTreeSet<&String>,
+) -> Result<Finding, TransformError> {
     let failed = |error| match error {
         TransformError::Query(message) => {
             TransformError::Statement { file: format!("checks/{}.sql", check.name), statement: 1, line: 1, message }
@@ -246,22 +276,14 @@ fn run_check_file(engine: &Engine, check: &CheckFile, limit: Option<f64>) -> Res
         engine.execute(statement).map_err(failed)?;
     }
     let seen = check.observation.as_deref().map(|query| observe(engine, query)).transpose().map_err(failed)?;
-    let mut absent = None;
-    for table in &check.compares {
-        if engine.columns(table)?.is_empty() {
-            absent.get_or_insert(table);
-        }
-    }
-    let (count, sample) = match absent {
-        Some(_) => (0, Vec::new()),
-        None => offending_rows(engine, &check.offending).map_err(failed)?,
+    let (count, sample) = offending_rows(engine, &check.offending).map_err(failed)?;
+    let not_compared = check.compares.iter().find(|table| absent.contains(table));
+    let not_compared = not_compared.map(|table| format!("not compared: there is no {}", table.replace('_', " ")));
+    let counted = match count {
+        0 if seen.is_some() || not_compared.is_some() => None,
+        count => Some(format!("{count} offending rows")),
     };
-    let verdict = match (absent, count) {
-        (Some(table), _) => Some(format!("not compared: there is no {}", table.replace('_', " "))),
-        (None, 0) if seen.is_some() => None,
-        (None, count) => Some(format!("{count} offending rows")),
-    };
-    let observed = verdict.into_iter().chain(seen).collect::<Vec<_>>().join("; ");
+    let observed = not_compared.into_iter().chain(counted).chain(seen).collect::<Vec<_>>().join("; ");
     let allowed = check.allowed.replace("{limit}", &limit.map(|limit| limit.to_string()).unwrap_or_default());
     let mut finding = Finding::new(&check.id, &check.title(), check.severity, count == 0, observed, &allowed);
     finding.sample = sample;

@@ -141,6 +141,16 @@ fn cases() -> Vec<Case> {
                     "percent_before": 100.0, "percent_now": 49.8}),
             )
         },
+        // What is wrong with one dataset alone is found in the first as well.
+        Case {
+            observed: "not compared: there is no previous dataset; 15 offending rows; rows 504, years 2, columns 246",
+            limit: filled,
+            ..case(
+                "V17",
+                set("trainer_win_rate = NULL, jockey_win_rate = 0.25", "true"),
+                json!({"column_name": "trainer_win_rate", "race_year": "all", "finding": "always null", "percent_now": 0.0}),
+            )
+        },
         // A year is compared when both datasets have 500 rows of it.
         Case {
             has_previous: true,
@@ -454,6 +464,10 @@ async fn severities_and_limits_are_settings_and_the_previous_dataset_is_compared
     }
     let observed = finding(&report, "V16")?["observed"].as_str().context("text")?.to_owned();
     assert!(observed.starts_with("not compared: there is no previous dataset; rows "), "{observed}");
+    let constant = finding(&report, "V17")?;
+    assert_eq!(constant["verdict"], "warn", "a small world has no speed figures");
+    let filled = validate(&["validate.checks.V17.severity=error"])?;
+    assert_eq!((filled.code, &finding(&filled.json()?, "V17")?["verdict"]), (Some(3), &json!("fail")), "{filled:?}");
 
     // V06 blocks, unless it is to be a warning.
     let few = validate(&["validate.min_rows=1000000"])?;
