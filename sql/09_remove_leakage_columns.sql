@@ -257,8 +257,9 @@ SELECT
   f.weather_condition_match,
   -- Labels
   r.final_position,
-  r.margin,
-  s.raw_time_seconds
+  -- The source fills in a margin or a time for some who have not run yet.
+  CASE WHEN r.finished = 1 THEN r.margin END AS margin,
+  CASE WHEN r.finished = 1 THEN s.raw_time_seconds END AS raw_time_seconds
 FROM weather_features AS f
 -- Each of these has exactly one row, or none. As left joins they come last, so no earlier join carries their texts.
 LEFT JOIN runners AS r USING (runner_id, race_date)

@@ -100,6 +100,33 @@ async fn a_phase_is_tested_on_a_sample_and_publishes_nothing() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_has_rows_of_races_to_come_only_when_asked() -> Result<()> {
+    let db = racing("upcoming", 60).await?;
+    let workspace = Workspace::at(db.url())?;
+    workspace.run(["pull"])?.ok()?;
+    let count = |sql: &str| -> Result<u64> {
+        let rows = workspace.run(["--json", "query", &format!("SELECT count(*) AS n FROM {sql}")])?.ok()?.json()?;
+        rows[0]["n"].as_u64().context("a count")
+    };
+    let declared = count(
+        "(SELECT DISTINCT race_id, horse_slug FROM race_results JOIN races USING (race_id) \
+         WHERE horse_slug IS NOT NULL AND coalesce(upper(finish_status), '') <> 'SCRATCHED' \
+           AND race_id NOT IN (SELECT race_id FROM race_results WHERE position IS NOT NULL))",
+    )?;
+    assert!(declared > 0, "the source has no race to come");
+    workspace.run(["run"])?.ok()?;
+    let finished = count("race_training_dataset")?;
+    assert_eq!(count("race_training_dataset WHERE final_position IS NULL")?, 0);
+
+    workspace.run(["run", "--with-upcoming"])?.ok()?;
+    assert_eq!(count("race_training_dataset WHERE final_position IS NOT NULL")?, finished);
+    let upcoming = "race_training_dataset WHERE final_position IS NULL AND margin IS NULL AND raw_time_seconds IS NULL";
+    assert_eq!(count(upcoming)?, declared);
+    assert_eq!(count("race_training_dataset")?, finished + declared);
+    Ok(())
+}
+
 #[test]
 fn wrong_settings_are_named_with_what_to_do() -> Result<()> {
     let workspace = Workspace::new()?;

@@ -5,6 +5,7 @@ use chrono::Datelike;
 use super::career::{self, wins};
 use super::form_book::{FormBook, Runner};
 use super::ratio::{Ratio, mean};
+use super::sectionals::finish_time;
 use super::{Row, count, elo, number_of, wording};
 
 /// What is said of the race and the runner before the off.
@@ -46,6 +47,8 @@ pub(super) fn base(now: &Runner<'_>) -> Row {
         ("is_wet_weather", i64::from(weather.contains("rain")).into()),
         ("estimated_temperature", temperature(now).into()),
         ("final_position", now.finish.into()),
+        ("margin", now.finish.and(now.row.margin).map(Ratio::from).into()),
+        ("raw_time_seconds", now.finish.and(finish_time(now)).into()),
     ])
 }
 

@@ -42,7 +42,7 @@ pub(crate) enum Value {
 pub(crate) type Row = BTreeMap<&'static str, Value>;
 
 /// The columns that the reference covers.
-pub(crate) const COLUMNS: [&str; 160] = [
+pub(crate) const COLUMNS: [&str; 162] = [
     // The race and the runner.
     "race_number",
     "track_name",
@@ -70,6 +70,8 @@ pub(crate) const COLUMNS: [&str; 160] = [
     "is_wet_weather",
     "estimated_temperature",
     "final_position",
+    "margin",
+    "raw_time_seconds",
     // The field and the market.
     "elo_percentile_in_race",
     "odds_percentile_in_race",

@@ -103,6 +103,11 @@ fn seconds(millis: i64) -> Ratio {
     Ratio::new(millis, 1000)
 }
 
+/// The finishing time in the runner's sectional row.
+pub(super) fn finish_time(run: &Runner<'_>) -> Option<Ratio> {
+    time(run.sectional?.finish_time).map(seconds)
+}
+
 /// Mean splits, "rows whose sectional `position_800m` (from start) is known".
 pub(super) fn splits(book: &FormBook<'_>, now: &Runner<'_>) -> Row {
     let mut prior = prior_sectionals(book, now);
@@ -169,7 +174,6 @@ pub(super) fn speed(book: &FormBook<'_>, now: &Runner<'_>) -> Row {
 /// "100 − 10 (time − mu) / sigma; mu, sigma = mean and sd of top-three finishers' times at exactly this `race_distance`
 /// in races before this one; null unless there are at least 10 such times and sigma > 0".
 fn speed_figure(book: &FormBook<'_>, run: &Runner<'_>) -> Option<Ratio> {
-    let finish_time = |run: &Runner<'_>| time(run.sectional?.finish_time).map(seconds);
     let own = finish_time(run)?;
     let prior = book.prior(run, |run| run.race.row.race_distance);
     let times: Vec<Ratio> = prior.iter().filter(|run| run.is_placed()).filter_map(|run| finish_time(run)).collect();
