@@ -19,7 +19,7 @@ use crate::lake::{FileEncoding, Lake, LakeError, LakeTable, Manifest, Origin, Pu
 use crate::pg::{quote_ident, quote_literal};
 use crate::progress::Step;
 use crate::transform::{
-    DictionaryColumn, Engine, EngineLimits, KeptPages, Phase, PhaseReport, PhaseSet, Role, TransformError, create_view,
+    DictionaryColumn, Engine, EngineLimits, KeptPages, Phase, PhaseReport, PhaseSet, TransformError, create_view,
     create_views, load_data_tables, rows_as_json, run_phases, select_phases,
 };
 use crate::validate::check_sources;
@@ -31,6 +31,8 @@ const CACHE_TABLE: &str = "racealpha_cache";
 
 /// The name under which the key of a table just written is checked.
 const WRITTEN_TABLE: &str = "racealpha_written";
+/// Columns unlike the dictionary's that an error shows.
+const COLUMNS_SHOWN: usize = 5;
 /// Keys with several rows that an error shows.
 const KEYS_SHOWN: usize = 3;
 
@@ -167,8 +169,7 @@ impl TransformJob {
             == selected.last().map(|phase| &phase.name);
         let mut written = WrittenTables::new();
         if is_last {
-            let files: Vec<String> = selected.iter().map(|phase| phase.file()).collect();
-            check_columns(&engine, &self.context.pipeline.dataset.name, &self.phases.dictionary, &files)?;
+check_columns(&engine, &self.context.pipeline.dataset.name, &self.phases)?;
             let slice_bytes_max = share_memory(&engine)?;
             for made in self.context.pipeline.made() {
                 written.push((made.name.to_owned(), self.write(&engine, &made, slice_bytes_max)?));
@@ -256,22 +257,37 @@ impl TransformJob {
     }
 }
 
-/// Columns that nobody described are nobody's intention.
-fn check_columns(
-    engine: &Engine,
-    dataset: &str,
-    dictionary: &[DictionaryColumn],
-    files: &[String],
-) -> Result<(), PipelineError> {
-    let is_known = |name: &str| dictionary.iter().any(|column| column.name == name && column.role != Role::Dropped);
-    let columns = engine.columns(dataset)?;
-    match columns.iter().find(|(name, _)| !is_known(name)) {
-        Some((name, _)) if !dictionary.is_empty() => Err(PipelineError::Blocked(format!(
-            "{}: {dataset} has column {name}, which the dictionary does not have as a column of the dataset",
-            files.last().map_or("the last phase", String::as_str)
-        ))),
-        _ => Ok(()),
+/// Compares the dataset's columns with the dictionary's: what nobody described is nobody's intention.
+fn check_columns(engine: &Engine, dataset: &str, phases: &PhaseSet) -> Result<(), PipelineError> {
+    if phases.dictionary.is_empty() {
+        return Ok(());
     }
+    let columns = engine.columns(dataset)?;
+    let described = |name: &str| phases.dictionary.iter().find(|column| column.name == name && !column.is_dropped());
+    let mut problems = Vec::new();
+    for (name, data_type) in &columns {
+        match described(name).map(DictionaryColumn::lake_type) {
+            None => problems.push(format!(
+                "{dataset} has column {name}, which the dictionary does not have as a column of the dataset"
+            )),
+            Some(Some(wanted)) if wanted != *data_type => {
+                problems.push(format!("column {name} of {dataset} is {data_type}, and the dictionary says {wanted}"));
+            }
+            Some(_) => {}
+        }
+    }
+    let is_there = |column: &&DictionaryColumn| columns.iter().any(|(name, _)| *name == column.name);
+    let missing = phases.dictionary.iter().filter(|column| !column.is_dropped() && !is_there(column));
+    problems.extend(missing.map(|column| format!("{dataset} lacks column {}, which the dictionary has", column.name)));
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let others = problems.len().saturating_sub(COLUMNS_SHOWN);
+    problems.truncate(COLUMNS_SHOWN);
+    if others > 0 {
+        problems.push(format!("and {others} more"));
+    }
+    Err(PipelineError::Blocked(format!("{}: {}", phases.file_of(dataset), problems.join("; "))))
 }
 
 /// A join that multiplies rows shows as keys with several rows, before anything is published. Looks into the files

@@ -87,6 +87,13 @@ pub struct DictionaryColumn {
     pub null_meaning: String,
 }
 
+impl DictionaryColumn {
+    /// Whether the dataset must not have it.
+    pub fn is_dropped(&self) -> bool {
+        self.role == Role::Dropped
+    }
+}
+
 /// All files of a pipeline's `phases` folder.
 #[derive(Debug, Clone)]
 pub struct PhaseSet {
@@ -115,6 +122,12 @@ impl PhaseSet {
             None => built_in(&BUILT_IN),
         };
         Self::from_files(&files)
+    }
+
+    /// The phase file that writes a table in the lake, or words for that there is none.
+    pub fn file_of(&self, table: &str) -> String {
+        let writer = self.phases.iter().find(|phase| phase.in_lake && phase.writes.iter().any(|name| name == table));
+        writer.map_or_else(|| "the phases".to_owned(), Phase::file)
     }
 
     /// The SQL file that may read a column of a source table. Column by column the phases are not analysed, so this is

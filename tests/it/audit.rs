@@ -62,7 +62,7 @@ fn planted(workspace: &Workspace, name: &str, feature: &str) -> Result<String> {
     let phase = folder.join("sql/09_remove_leakage_columns.sql");
     let text = fs::read_to_string(&phase)?;
     assert_eq!(text.matches(LABELS).count(), 1, "the place for a leak is gone");
-    fs::write(&phase, text.replace(LABELS, &format!("  {feature} AS {name},\n{LABELS}")))?;
+    fs::write(&phase, text.replace(LABELS, &format!("  CAST({feature} AS REAL) AS {name},\n{LABELS}")))?;
     let dictionary = folder.join("sql/dictionary.csv");
     let described = format!(
         "{}{name},real,real,09,planted,feature,A planted leak.,row,never null\n",

@@ -105,6 +105,13 @@ async fn phases_that_multiply_rows_or_add_unknown_columns_publish_nothing() -> R
     assert_eq!(workspace.lake_files("tables/d").len(), 1, "the blocked run's files are gone");
     let more = "CREATE TABLE d AS SELECT race_id, race_date AS day FROM races;";
     assert_fails(&one_phase(&workspace, more)?, 3, "01_d.sql: d has column day, which the dictionary does not have");
+    let others = "CREATE TABLE d AS SELECT length(race_id) AS race_id FROM races;";
+    let message = "01_d.sql: column race_id of d is BIGINT, and the dictionary says VARCHAR";
+    assert_fails(&one_phase(&workspace, others)?, 3, message);
+    let fewer = "CREATE TABLE d AS SELECT race_date FROM races;";
+    let message = "01_d.sql: d has column race_date, which the dictionary does not have as a column of the dataset; \
+                   d lacks column race_id, which the dictionary has";
+    assert_fails(&one_phase(&workspace, fewer)?, 3, message);
     let untrue = "CREATE TABLE d AS SELECT race_id FROM races JOIN race_results USING (race_id);";
     assert_fails(
         &one_phase(&workspace, untrue)?,
