@@ -1,6 +1,7 @@
 -- grain: cleaned_races and race_conditions one row per race, horse_ids one per horse_slug, jockeys and trainers one per name and slug, runners one per race and horse, horse_starts one per start in a career
 -- reads: races, race_results, tracks
 -- writes: cleaned_races, race_conditions, horse_ids, jockeys, trainers, runners, horse_starts
+-- key: cleaned_races (race_id), runners (runner_id)
 -- why: every later phase reads these cleaned sources, so duplicates, wrong locations and position codes are
 --      settled once. Integer keys make the history windows cheap.
 

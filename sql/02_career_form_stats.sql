@@ -1,6 +1,7 @@
 -- grain: horse_runs, jockey_runs and trainer_runs one row per finish, barrier_bias one per race and third of the barriers, the other tables one per starter
 -- reads: cleaned_races, race_conditions, runners, horse_starts, checkpoints, speed_figures, elo_ratings
 -- writes: horse_runs, horse_anywhere, horse_history, horse_past_wins, horse_circumstances, jockey_runs, jockey_career, trainer_runs, trainer_career, jockey_trainer_career, barrier_bias, field_comparison, career_form
+-- key: horse_history (runner_id), jockey_career (runner_id), trainer_career (runner_id), field_comparison (runner_id)
 -- why: what was known about horse, jockey and trainer before the race. Earlier days count, and of the same day only
 --      lower race numbers at the same meeting. Every history is taken here, the phases after this one only make features
 --      of them, as views. The tables that the views join are in the order of `runner_id` and have the date, so a year

@@ -1,6 +1,7 @@
 -- grain: sectional_matches one row per runner with a sectional row, checkpoints one per runner with a known place, speed_figures one per timed finish
 -- reads: race_results_sectional_times, runners, cleaned_races
 -- writes: sectional_matches, checkpoints, speed_figures
+-- key: sectional_matches (runner_id), speed_figures (runner_id)
 -- why: the sources count checkpoints from the start, the features count them back from the post, and Hong Kong has only
 --      every second one. The places are settled here once, before any history reads them. They describe the current
 --      race, so no later phase may pass them on except as history, and the time only as a label.

@@ -1,6 +1,7 @@
 -- grain: one row per starter
 -- reads: races_derived_sectional_margins, cleaned_races, runners, horse_starts, sectional_matches, career_form
 -- writes: horse_sectional_means, sectional_pattern_features
+-- key: horse_sectional_means (runner_id)
 -- why: how a horse ran its earlier races, early and late. Few runs have a sectional row, so their sums are taken apart
 --      from those of phase 2.
 

@@ -1,6 +1,7 @@
 -- grain: one row per horse ever entered
 -- reads: runners, horse_ids
 -- writes: horse_careers
+-- key: horse_careers (horse_slug)
 -- why: the application keeps a list of horses of its own. Those that it lacks get a row with what is known of them:
 --      counts over all finishes, wherever they were. `racealpha push horse_careers` inserts them.
 

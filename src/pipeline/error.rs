@@ -129,7 +129,10 @@ impl PipelineError {
             | Self::Usage(_)
             | Self::Source(SourceError::UnknownSnapshot { .. })
             | Self::Transform(TransformError::NoPhase { .. }) => Failure::Usage,
-            Self::Blocked(_) | Self::Drift(_) | Self::Watermark { .. } => Failure::Blocked,
+            Self::Blocked(_)
+            | Self::Drift(_)
+            | Self::Watermark { .. }
+            | Self::Transform(TransformError::Key { .. }) => Failure::Blocked,
             Self::Cancelled
             | Self::Source(SourceError::Cancelled)
             | Self::Transform(TransformError::Cancelled)

@@ -8,7 +8,6 @@ use std::time::Instant;
 use chrono::Utc;
 use object_store::path::Path as ObjectPath;
 use serde::Serialize;
-use serde_json::Value;
 use tokio::runtime::Handle;
 
 use super::run::with_run;
@@ -16,11 +15,11 @@ use super::table_files::{TableFiles, share_memory};
 use super::{Context, PipelineError, Run};
 use crate::config::Made;
 use crate::lake::{FileEncoding, Lake, LakeError, LakeTable, Manifest, Origin, Publication, TableLayout, Version};
-use crate::pg::{quote_ident, quote_literal};
+use crate::pg::quote_literal;
 use crate::progress::Step;
 use crate::transform::{
-    DictionaryColumn, Engine, EngineLimits, KeptPages, Phase, PhaseReport, PhaseSet, TransformError, create_view,
-    create_views, load_data_tables, rows_as_json, run_phases, select_phases,
+    DictionaryColumn, Engine, EngineLimits, KeptPages, Phase, PhaseReport, PhaseSet, TransformError, check_key,
+    create_view, create_views, late_failure, load_data_tables, maker_of, run_phases, select_phases,
 };
 use crate::validate::check_sources;
 
@@ -33,8 +32,6 @@ const CACHE_TABLE: &str = "racealpha_cache";
 const WRITTEN_TABLE: &str = "racealpha_written";
 /// Columns unlike the dictionary's that an error shows.
 const COLUMNS_SHOWN: usize = 5;
-/// Keys with several rows that an error shows.
-const KEYS_SHOWN: usize = 3;
 
 /// Which phases run.
 #[derive(Debug, Clone, Default)]
@@ -240,7 +237,12 @@ check_columns(&engine, &self.context.pipeline.dataset.name, &self.phases)?;
             events: self.context.pipeline.dataset.event.as_ref(),
             dictionary: if made.name == self.context.pipeline.dataset.name { &self.phases.dictionary } else { &[] },
         };
-        let (schema, files) = job.write(engine)?;
+        let (schema, files) = job.write(engine).map_err(|error| match error {
+            PipelineError::Transform(TransformError::Query(message)) => {
+                late_failure(engine, &self.phases, made.name, message).into()
+            }
+            other => other,
+        })?;
         let table = LakeTable {
             version: self.version,
             run_id: self.run_id.clone(),
@@ -251,8 +253,9 @@ check_columns(&engine, &self.context.pipeline.dataset.name, &self.phases)?;
             bytes: files.iter().map(|file| file.bytes).sum(),
             files,
         };
+        // The files just written: the phases' own table may be a view, whose joins would all run again.
         create_view(engine, &self.lake, WRITTEN_TABLE, &table)?;
-        check_key(engine, made)?;
+        check_key(engine, WRITTEN_TABLE, made.name, made.key, &maker_of(&self.phases, made.name))?;
         Ok((table, started.elapsed().as_secs_f64()))
     }
 }
@@ -287,32 +290,8 @@ fn check_columns(engine: &Engine, dataset: &str, phases: &PhaseSet) -> Result<()
     if others > 0 {
         problems.push(format!("and {others} more"));
     }
-    Err(PipelineError::Blocked(format!("{}: {}", phases.file_of(dataset), problems.join("; "))))
-}
-
-/// A join that multiplies rows shows as keys with several rows, before anything is published. Looks into the files
-/// just written: the phases' own table may be a view, whose joins would all run again.
-fn check_key(engine: &Engine, made: &Made<'_>) -> Result<(), PipelineError> {
-    let key = made.key.iter().map(|column| quote_ident(column)).collect::<Vec<_>>().join(", ");
-    let sql = format!(
-        "SELECT {key}, count(*) AS rows FROM {} GROUP BY {key} HAVING count(*) > 1 ORDER BY {key} LIMIT {KEYS_SHOWN}",
-        quote_ident(WRITTEN_TABLE)
-    );
-    let (_, batches) = engine.query(&sql)?;
-    let mut several = Vec::new();
-    for batch in &batches {
-        several.extend(rows_as_json(batch)?);
-    }
-    if several.is_empty() {
-        return Ok(());
-    }
-    let shown: Vec<String> = several.into_iter().map(|row| Value::Object(row).to_string()).collect();
-    Err(PipelineError::Blocked(format!(
-        "the phases gave {} several rows for one ({}): {}",
-        made.name,
-        made.key.join(", "),
-        shown.join(", ")
-    )))
+    let file = phases.writer_of(dataset).map_or_else(|| "the phases".to_owned(), Phase::file);
+    Err(PipelineError::Blocked(format!("{file}: {}", problems.join("; "))))
 }
 
 /// Prelude, data tables, and `build_time()`: the snapshot's time rather than the clock, so that the same tables

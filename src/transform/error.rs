@@ -53,6 +53,18 @@ pub enum TransformError {
         /// DuckDB's message.
         message: String,
     },
+    /// A statement of a phase gave several rows for one key.
+    #[error("{place} gave {table} several rows for one ({key}): {sample}")]
+    Key {
+        /// The file, with statement and line.
+        place: String,
+        /// The table.
+        table: String,
+        /// The columns that tell its rows apart.
+        key: String,
+        /// Some of the keys with the number of their rows, as JSON.
+        sample: String,
+    },
     /// A phase did not write what its header promises.
     #[error("{file} did not write table {table}, which its header names")]
     NotWritten {

@@ -19,5 +19,7 @@ pub use engine::{Engine, EngineLimits, rows_as_json};
 pub use error::TransformError;
 pub use memory::KeptPages;
 pub use phase::{DictionaryColumn, Phase, PhaseSet, Role};
-pub use runner::{PhaseReport, WrittenTable, load_data_tables, run_phases, select_phases};
+pub use runner::{
+    PhaseReport, WrittenTable, check_key, late_failure, load_data_tables, maker_of, run_phases, select_phases,
+};
 pub use views::{Sample, create_view, create_views};

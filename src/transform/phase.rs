@@ -28,6 +28,9 @@ pub struct Phase {
     pub reads: Vec<String>,
     /// Tables it creates.
     pub writes: Vec<String>,
+    /// What tells the rows of some of its tables apart; checked when they are made.
+    #[serde(skip)]
+    pub keys: BTreeMap<String, Vec<String>>,
     /// Why it exists.
     pub why: String,
     /// Whether it runs in the lake, or only on Postgres.
@@ -124,10 +127,9 @@ impl PhaseSet {
         Self::from_files(&files)
     }
 
-    /// The phase file that writes a table in the lake, or words for that there is none.
-    pub fn file_of(&self, table: &str) -> String {
-        let writer = self.phases.iter().find(|phase| phase.in_lake && phase.writes.iter().any(|name| name == table));
-        writer.map_or_else(|| "the phases".to_owned(), Phase::file)
+    /// The phase that writes a table in the lake.
+    pub fn writer_of(&self, table: &str) -> Option<&Phase> {
+        self.phases.iter().find(|phase| phase.in_lake && phase.writes.iter().any(|name| name == table))
     }
 
     /// The SQL file that may read a column of a source table. Column by column the phases are not analysed, so this is
@@ -245,6 +247,20 @@ pub(super) fn names(list: &str) -> Vec<String> {
     list.split(',').map(str::trim).filter(|name| !name.is_empty() && *name != "-").map(str::to_owned).collect()
 }
 
+/// `a (x), b (x, y)` as tables with their columns; none for anything else.
+fn table_keys(list: &str) -> Option<BTreeMap<String, Vec<String>>> {
+    let mut keys = BTreeMap::new();
+    for part in list.split_inclusive(')') {
+        let (table, columns) = part.strip_suffix(')')?.split_once('(')?;
+        let (table, columns) = (table.trim_start_matches(',').trim(), names(columns));
+        if table.is_empty() || table.contains([',', ' ']) || columns.is_empty() {
+            return None;
+        }
+        keys.insert(table.to_owned(), columns);
+    }
+    Some(keys)
+}
+
 fn parse_phase(name: &str, sql: String) -> Result<Phase, TransformError> {
     let values = header(&sql);
     let value = |key: &str| {
@@ -263,11 +279,20 @@ fn parse_phase(name: &str, sql: String) -> Result<Phase, TransformError> {
             });
         }
     };
+    let bad = |reason: String| TransformError::Header { file: format!("{name}.sql"), reason };
+    let writes = names(&value("writes")?);
+    let keys = values.get("key").map(|list| table_keys(list)).unwrap_or(Some(BTreeMap::new()));
+    let keys =
+        keys.ok_or_else(|| bad("the line `-- key:` is not TABLE (COLUMN, …), TABLE (COLUMN, …), …".to_owned()))?;
+    if let Some(table) = keys.keys().find(|table| !writes.contains(table)) {
+        return Err(bad(format!("the line `-- key:` names table {table}, which the line `-- writes:` does not name")));
+    }
     Ok(Phase {
         name: name.to_owned(),
         grain: value("grain")?,
         reads: names(&value("reads")?),
-        writes: names(&value("writes")?),
+        writes,
+        keys,
         why: value("why")?,
         in_lake,
         sql,
@@ -408,6 +433,21 @@ mod tests {
             PhaseSet::from_files(&files).unwrap_err().to_string(),
             "01_a.sql: the header has no line `-- reads: …`"
         );
+    }
+
+    #[test]
+    fn the_keys_of_tables_are_read_and_refused_for_others() {
+        let parsed = |key: &str| {
+            let text = format!("-- grain: g\n-- reads: r\n-- writes: a, b\n-- key: {key}\n-- why: so\nSELECT 1");
+            parse_phase("01_a", text).map(|phase| phase.keys).map_err(|error| error.to_string())
+        };
+        let keys = parsed("a (x), b (x,\n-- y)").unwrap();
+        assert_eq!(keys["a"], ["x"]);
+        assert_eq!(keys["b"], ["x", "y"]);
+        for wrong in ["a", "a (x", "(x)", "a ()", "a (x) b"] {
+            assert!(parsed(wrong).unwrap_err().contains("the line `-- key:` is not TABLE (COLUMN"), "{wrong}");
+        }
+        assert!(parsed("c (x)").unwrap_err().ends_with("names table c, which the line `-- writes:` does not name"));
     }
 
     #[test]

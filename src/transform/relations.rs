@@ -19,6 +19,32 @@ pub(super) fn names_word(sql: &str, word: &str) -> bool {
     }
 }
 
+/// The table or view that a statement creates, also where the rest of it is not in common SQL.
+pub(super) fn created_relation(statement: &str) -> Option<String> {
+    let tokens = Tokenizer::new(&DuckDbDialect {}, statement).tokenize().ok()?;
+    let mut words = tokens.iter().filter(|token| !matches!(token, Token::Whitespace(_))).peekable();
+    let mut is_next = |wanted: &[&str]| {
+        let is_wanted = |token: &&&Token| matches!(token, Token::Word(word) if wanted.iter().any(|wanted| word.value.eq_ignore_ascii_case(wanted)));
+        words.next_if(|token| is_wanted(&token)).is_some()
+    };
+    if !is_next(&["create"]) {
+        return None;
+    }
+    while is_next(&["or", "replace", "temp", "temporary"]) {}
+    if !is_next(&["table", "view"]) {
+        return None;
+    }
+    while is_next(&["if", "not", "exists"]) {}
+    let mut name = None;
+    while let Some(Token::Word(word)) = words.next() {
+        name = Some(word.value.clone());
+        if !matches!(words.next(), Some(Token::Period)) {
+            break;
+        }
+    }
+    name
+}
+
 /// The tables of a file's statements by name.
 #[derive(Debug, Default)]
 pub(super) struct Relations {
@@ -88,6 +114,17 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
     use super::*;
+
+    #[test]
+    fn what_a_statement_creates_is_its_first_name() {
+        let created = |sql: &str| created_relation(sql);
+        assert_eq!(created("-- why\nCREATE OR REPLACE TABLE a AS SELECT 1").as_deref(), Some("a"));
+        assert_eq!(created("create view \"B c\" as FROM a").as_deref(), Some("B c"));
+        assert_eq!(created("CREATE TEMP TABLE IF NOT EXISTS main.t (i INTEGER)").as_deref(), Some("t"));
+        assert_eq!(created("CREATE TABLE a AS UNPIVOT b ON COLUMNS(*) INTO NAME n VALUE v").as_deref(), Some("a"));
+        assert_eq!(created("CREATE MACRO m() AS 1"), None);
+        assert_eq!(created("SELECT 1"), None);
+    }
 
     #[test]
     fn tables_are_told_from_with_names_and_functions() {

@@ -76,9 +76,14 @@ async fn a_missing_column_is_named_with_file_statement_and_message() -> Result<(
 
 /// A pipeline of one phase, whose dataset's only described column is the race.
 fn one_phase(workspace: &Workspace, sql: &str) -> Result<Ran> {
+    one_phase_reading(workspace, "races", sql)
+}
+
+/// The same, where the phase reads another table.
+fn one_phase_reading(workspace: &Workspace, reads: &str, sql: &str) -> Result<Ran> {
     let folder = workspace.path().join("phases");
     fs::create_dir_all(&folder)?;
-    let header = "-- grain: race\n-- reads: races\n-- writes: d\n-- why: a test\n";
+    let header = format!("-- grain: race\n-- reads: {reads}\n-- writes: d\n-- why: a test\n");
     fs::write(folder.join("01_d.sql"), format!("{header}{sql}"))?;
     fs::write(folder.join("dictionary.csv"), "name,pg_type,group,role,description\nrace_id,text,race,key,The race.\n")?;
     let pipeline = workspace.path().join("one.toml");
@@ -101,7 +106,7 @@ async fn phases_that_multiply_rows_or_add_unknown_columns_publish_nothing() -> R
 
     let twice = "CREATE TABLE d AS SELECT race_id FROM races CROSS JOIN (VALUES (1), (2)) AS twice (n);";
     let ran = one_phase(&workspace, twice)?;
-    assert_fails(&ran, 3, "the phases gave d several rows for one (race_id): {\"race_id\":");
+    assert_fails(&ran, 3, "01_d.sql, statement 1 (line 5) gave d several rows for one (race_id): {\"race_id\":");
     assert_eq!(workspace.lake_files("tables/d").len(), 1, "the blocked run's files are gone");
     let more = "CREATE TABLE d AS SELECT race_id, race_date AS day FROM races;";
     assert_fails(&one_phase(&workspace, more)?, 3, "01_d.sql: d has column day, which the dictionary does not have");
@@ -118,6 +123,49 @@ async fn phases_that_multiply_rows_or_add_unknown_columns_publish_nothing() -> R
         1,
         "01_d.sql: it reads table race_results, which the line `-- reads:`",
     );
+    Ok(())
+}
+
+/// Two phases: the first makes `a`, a table or view, and the dataset reads it.
+#[tokio::test(flavor = "multi_thread")]
+async fn mistakes_show_where_they_were_made() -> Result<()> {
+    let db = racing("where", 60).await?;
+    let workspace = Workspace::at(db.url())?;
+    let last = "CREATE VIEW d AS SELECT race_id FROM a WHERE n >= 0;";
+    let folder = workspace.path().join("phases");
+    fs::create_dir_all(&folder)?;
+    let first = |key: &str, sql: &str| -> Result<Ran> {
+        let header = format!("-- grain: race\n-- reads: races\n-- writes: numbers, a\n{key}-- why: a test\n");
+        fs::write(folder.join("00_a.sql"), format!("{header}CREATE TABLE numbers AS SELECT 1 AS n;\n{sql}"))?;
+        one_phase_reading(&workspace, "a", last)
+    };
+    let key = "-- key: numbers (n), a (n)\n";
+    let numbered = "CREATE TABLE a AS SELECT race_id, CAST(row_number() OVER () AS INTEGER) AS n FROM races";
+    first(key, &format!("{numbered};"))?.ok()?;
+    // Each number twice, found where the table is made and not when the dataset is written.
+    let twice =
+        format!("{numbered} CROSS JOIN (VALUES (1), (2)) AS twice (i);").replace("row_number()", "dense_rank()");
+    let twice = twice.replace("OVER ()", "OVER (ORDER BY race_id)");
+    let message =
+        "00_a.sql, statement 2 (line 7) gave a several rows for one (n): {\"n\":1,\"rows\":2}, {\"n\":2,\"rows\":2}";
+    assert_fails(&first(key, &twice)?, 3, message);
+    let message = "01_d.sql, statement 1 (line 5) gave d several rows for one (race_id): {\"race_id\":";
+    assert_fails(&first("", &twice)?, 3, message);
+    // Numbers far apart and texts are grouped.
+    let apart = twice.replace("AS INTEGER) AS n", "AS BIGINT) * 1000000000000 AS n");
+    assert_fails(
+        &first(key, &apart)?,
+        3,
+        "00_a.sql, statement 2 (line 7) gave a several rows for one (n): {\"n\":10000",
+    );
+    assert_fails(&first("-- key: a (race_id)\n", &twice)?, 3, "gave a several rows for one (race_id): {\"race_id\":");
+    assert_fails(&first("-- key: a n\n", &twice)?, 1, "00_a.sql: the line `-- key:` is not TABLE (COLUMN, …)");
+
+    // A view fails when the dataset is written.
+    let late = "CREATE VIEW a AS SELECT race_id, CAST(race_id AS INTEGER) AS n FROM races;";
+    let ran = first(key, late)?;
+    assert_fails(&ran, 1, "00_a.sql, statement 2 (line 7) failed: Conversion Error");
+    assert_eq!(workspace.lake_files("tables/d").len(), 1, "only the first run published");
     Ok(())
 }
 
