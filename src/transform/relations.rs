@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{ObjectName, ObjectNamePart, Query, Statement, TableFactor, Visit, Visitor};
-use sqlparser::dialect::DuckDbDialect;
+use sqlparser::dialect::{DuckDbDialect, PostgreSqlDialect};
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Token, Tokenizer};
 
@@ -24,8 +24,8 @@ pub(super) fn created_relation(statement: &str) -> Option<String> {
     let tokens = Tokenizer::new(&DuckDbDialect {}, statement).tokenize().ok()?;
     let mut words = tokens.iter().filter(|token| !matches!(token, Token::Whitespace(_))).peekable();
     let mut is_next = |wanted: &[&str]| {
-        let is_wanted = |token: &&&Token| matches!(token, Token::Word(word) if wanted.iter().any(|wanted| word.value.eq_ignore_ascii_case(wanted)));
-        words.next_if(|token| is_wanted(&token)).is_some()
+        let is_wanted = |word: &str| wanted.iter().any(|wanted| word.eq_ignore_ascii_case(wanted));
+        words.next_if(|token| matches!(token, Token::Word(word) if is_wanted(&word.value))).is_some()
     };
     if !is_next(&["create"]) {
         return None;
@@ -48,39 +48,45 @@ pub(super) fn created_relation(statement: &str) -> Option<String> {
 /// The tables of a file's statements by name.
 #[derive(Debug, Default)]
 pub(super) struct Relations {
-    /// After `FROM` and `JOIN`, whatever they mean there.
-    named: BTreeSet<String>,
-    /// `WITH` names.
-    local: BTreeSet<String>,
+    /// Tables that are read before the file makes them, if it does.
+    pub(super) read: BTreeSet<String>,
     /// Tables and views created.
     pub(super) created: BTreeSet<String>,
 }
 
 impl Relations {
-    /// Reads them from SQL.
+    /// Reads them from SQL for DuckDB, or for Postgres.
     ///
     /// # Errors
     /// The parser's, for statements in words that only one engine knows.
-    pub(super) fn of(sql: &str) -> Result<Self, ParserError> {
+    pub(super) fn of(sql: &str, is_postgres: bool) -> Result<Self, ParserError> {
+        let statements = match is_postgres {
+            true => Parser::parse_sql(&PostgreSqlDialect {}, sql)?,
+            false => Parser::parse_sql(&DuckDbDialect {}, sql)?,
+        };
         let mut relations = Self::default();
-        for statement in Parser::parse_sql(&DuckDbDialect {}, sql)? {
-            let _done = statement.visit(&mut relations);
+        for statement in statements {
+            let mut own = OfStatement::default();
+            let _done = statement.visit(&mut own);
+            let from_elsewhere = own.named.into_iter().filter(|name| !own.local.contains(name));
+            relations.read.extend(from_elsewhere.filter(|name| !relations.created.contains(name)));
+            relations.created.extend(own.created);
         }
         Ok(relations)
     }
-
-    /// Whether a table is named anywhere.
-    pub(super) fn names(&self, table: &str) -> bool {
-        self.named.contains(table)
-    }
-
-    /// Tables that are read and not made in the file itself.
-    pub(super) fn read(&self) -> impl Iterator<Item = &String> {
-        self.named.iter().filter(|name| !self.local.contains(*name) && !self.created.contains(*name))
-    }
 }
 
-impl Visitor for Relations {
+/// The tables of one statement by name.
+#[derive(Debug, Default)]
+struct OfStatement {
+    /// After `FROM` and `JOIN`, whatever they mean there.
+    named: BTreeSet<String>,
+    /// `WITH` names, which hide tables of the same name in this statement and no other.
+    local: BTreeSet<String>,
+    created: BTreeSet<String>,
+}
+
+impl Visitor for OfStatement {
     type Break = ();
 
     fn pre_visit_statement(&mut self, statement: &Statement) -> ControlFlow<()> {
@@ -131,9 +137,26 @@ mod tests {
         let sql = "CREATE OR REPLACE TABLE a AS WITH w AS (SELECT * FROM races) \
                    SELECT * FROM w JOIN runners AS r USING (id) WHERE r.n IN (SELECT n FROM main.deep); \
                    CREATE OR REPLACE VIEW b AS SELECT * FROM a, generate_series(1, 2) QUALIFY row_number() OVER () = 1;";
-        let relations = Relations::of(sql).unwrap();
-        assert_eq!(relations.read().collect::<Vec<_>>(), ["deep", "races", "runners"]);
+        let relations = Relations::of(sql, false).unwrap();
+        assert_eq!(relations.read.iter().collect::<Vec<_>>(), ["deep", "races", "runners"]);
         assert_eq!(relations.created.iter().collect::<Vec<_>>(), ["a", "b"]);
-        assert!(relations.names("w") && !relations.names("generate_series"));
+    }
+
+    #[test]
+    fn a_with_name_hides_a_table_in_its_own_statement_only() {
+        let sql = "CREATE TABLE a AS WITH races AS (SELECT 1 AS i) SELECT * FROM races; CREATE TABLE b AS SELECT * FROM races";
+        assert_eq!(Relations::of(sql, false).unwrap().read.iter().collect::<Vec<_>>(), ["races"]);
+        // A table that is read before it is made anew is somebody else's.
+        let sql = "CREATE OR REPLACE TABLE a AS SELECT * FROM a; CREATE TABLE b AS SELECT * FROM a";
+        assert_eq!(Relations::of(sql, false).unwrap().read.iter().collect::<Vec<_>>(), ["a"]);
+    }
+
+    #[test]
+    fn the_words_of_postgres_are_understood() {
+        let sql = "CREATE MATERIALIZED VIEW v AS SELECT DISTINCT ON (i) i FROM races, unnest(ARRAY[1]) AS u (i); \
+                   CREATE UNIQUE INDEX v_key ON v (i)";
+        let relations = Relations::of(sql, true).unwrap();
+        assert_eq!(relations.read.iter().collect::<Vec<_>>(), ["races"]);
+        assert_eq!(relations.created.iter().collect::<Vec<_>>(), ["v"]);
     }
 }

@@ -227,11 +227,11 @@ pub fn late_failure(engine: &Engine, set: &PhaseSet, table: &str, message: Strin
     if ROW_ERRORS.iter().any(|kind| message.starts_with(kind)) {
         let lake = set.phases.iter().filter(|phase| phase.in_lake);
         for (phase, view) in lake.flat_map(|phase| phase.writes.iter().map(move |view| (phase, view))) {
-            match is_readable(engine, view) {
+            match read_through(engine, view) {
                 Ok(()) => {}
                 Err(TransformError::Cancelled) => return TransformError::Cancelled,
                 Err(_) => {
-                    blamed = Some((phase, view));
+                    blamed = Some((phase, view.as_str()));
                     break;
                 }
             }
@@ -244,7 +244,7 @@ pub fn late_failure(engine: &Engine, set: &PhaseSet, table: &str, message: Strin
 }
 
 /// Reads every value of a view; a table has its values already.
-fn is_readable(engine: &Engine, view: &str) -> Result<(), TransformError> {
+fn read_through(engine: &Engine, view: &str) -> Result<(), TransformError> {
     if engine.is_view(view)? {
         engine.count(&format!("SELECT count(*) FROM {} AS probed WHERE hash(probed) = 0", quote_ident(view)))?;
     }
