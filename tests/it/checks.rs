@@ -12,7 +12,7 @@ use chrono::DateTime;
 use racealpha::lake::{LakeTable, Manifest, Origin, Version};
 use racealpha::pg::{quote_ident, quote_literal};
 use racealpha::progress::Progress;
-use racealpha::transform::{Engine, EngineLimits, PhaseSet, load_data_tables, run_phases, select_phases};
+use racealpha::transform::{Engine, EngineLimits, PhaseSet, Severity, load_data_tables, run_phases, select_phases};
 use racealpha::validate::{Finding, Limits, Verdict, check_dataset};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -428,6 +428,33 @@ fn columns_that_are_not_the_dictionarys_are_named() -> Result<()> {
     }
     let whole = tables.find("V07", "SELECT 1", false)?;
     ensure!(whole.verdict == Verdict::Pass && whole.observed == "246 columns, 3 of them labels", "{whole:#?}");
+    Ok(())
+}
+
+/// `docs/checks.md` has a line for each of V01 to V25, and of a file its severity, limit and path.
+#[test]
+fn the_documentation_of_the_checks_is_complete() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("docs/checks.md"))?;
+    let rows: Vec<Vec<&str>> = text
+        .lines()
+        .filter(|line| line.starts_with("| V"))
+        .map(|line| line.split('|').map(str::trim).filter(|cell| !cell.is_empty()).collect())
+        .collect();
+    let ids: Vec<&str> = rows.iter().map(|row| row[0]).collect();
+    assert_eq!(ids, (1..=25).map(|number| format!("V{number:02}")).collect::<Vec<_>>());
+    for check in PhaseSet::load(None)?.checks {
+        let row = rows.iter().find(|row| row[0] == check.id).context(check.id.clone())?;
+        let file = format!("`sql/checks/{}.sql`", check.name);
+        ensure!(row.last() == Some(&file.as_str()), "{row:?}");
+        ensure!(row[1] == if check.severity == Severity::Error { "error" } else { "warning" }, "{row:?}");
+        let limit = row[2].parse().ok();
+        ensure!(limit == check.limit, "{row:?}, and the file says {:?}", check.limit);
+    }
+    // Every other line names files that are there.
+    for name in text.split('`').filter(|name| name.starts_with("src/")) {
+        ensure!(root.join(name).exists(), "{name} is not there");
+    }
     Ok(())
 }
 
