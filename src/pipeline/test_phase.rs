@@ -1,5 +1,6 @@
 //! One phase and what it needs on a sample, published nowhere.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use arrow::array::AsArray;
@@ -32,7 +33,7 @@ pub struct TestedTable {
     pub name: String,
     /// Its rows.
     pub rows: u64,
-    /// Its columns.
+    /// Its new columns: those that no earlier phase's table has which this phase reads.
     pub columns: Vec<ColumnNulls>,
 }
 
@@ -69,7 +70,12 @@ pub async fn test_phase(context: &Context, number: &str, sample: u64) -> Result<
         create_views(&engine, &lake, &manifest, names, sampled.as_ref())?;
         prepare_session(&engine, &phases, &manifest, false)?;
         let reports = run_phases(&engine, &needed, &context.progress)?;
-        let tables = asked.writes.iter().map(|table| tested_table(&engine, table)).collect::<Result<_, _>>()?;
+        // What a phase makes of the sources is new, under whatever name.
+        let mut known = BTreeSet::new();
+        for table in asked.reads.iter().filter(|table| phases.writer_of(table).is_some()) {
+            known.extend(engine.columns(table)?.into_iter().map(|(name, _)| name));
+        }
+        let tables = asked.writes.iter().map(|table| tested_table(&engine, table, &known)).collect::<Result<_, _>>()?;
         Ok(TestReport { phases: reports, tables, sample, seconds: started.elapsed().as_secs_f64() })
     };
     tokio::task::spawn_blocking(run).await?
@@ -89,11 +95,12 @@ fn needed_for<'a>(phase: &'a Phase, all: &[&'a Phase]) -> Vec<&'a Phase> {
     needed
 }
 
-fn tested_table(engine: &Engine, name: &str) -> Result<TestedTable, PipelineError> {
-    let columns = engine.columns(name)?;
-    let counts: Vec<String> =
-        columns.iter().map(|(column, _)| format!("count(*) - count({})", quote_ident(column))).collect();
-    let sql = format!("SELECT count(*), {} FROM {}", counts.join(", "), quote_ident(name));
+/// The rows of a table and the nulls of its columns, but for those that are `known` from earlier phases.
+fn tested_table(engine: &Engine, name: &str, known: &BTreeSet<String>) -> Result<TestedTable, PipelineError> {
+    let columns: Vec<_> = engine.columns(name)?.into_iter().filter(|(column, _)| !known.contains(column)).collect();
+    let nulls = columns.iter().map(|(column, _)| format!("count(*) - count({})", quote_ident(column)));
+    let counts: Vec<String> = std::iter::once("count(*)".to_owned()).chain(nulls).collect();
+    let sql = format!("SELECT {} FROM {}", counts.join(", "), quote_ident(name));
     let (_, batches) = engine.query(&sql)?;
     let value = |index: usize| {
         let column = batches.first().map(|batch| batch.column(index).as_primitive::<Int64Type>().value(0));

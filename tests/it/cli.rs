@@ -87,6 +87,15 @@ async fn a_phase_is_tested_on_a_sample_and_publishes_nothing() -> Result<()> {
     let report = workspace.run(["--json", "test", "2", "--sample", "50"])?.ok()?.json()?;
     let tables = report["tables"].as_array().context("tables")?;
     assert!(tables.iter().all(|table| table["columns"].as_array().is_some_and(|columns| !columns.is_empty())));
+    // What comes from tables of earlier phases is not new.
+    let columns = |table: &str| -> Vec<String> {
+        let found = tables.iter().filter(|found| found["name"] == table);
+        let columns = found.flat_map(|found| found["columns"].as_array().into_iter().flatten());
+        columns.filter_map(|column| Some(column["name"].as_str()?.to_owned())).collect()
+    };
+    assert_eq!(columns("field_comparison")[..2], ["elo_percentile_in_race", "odds_percentile_in_race"]);
+    let of_form = columns("career_form");
+    assert!(of_form.iter().any(|name| name == "win_percentage") && !of_form.iter().any(|name| name == "race_id"));
     assert_eq!(
         report["phases"].as_array().and_then(|all| all.last()).map(|p| &p["phase"]),
         Some(&"02_career_form_stats".into())
