@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::generate::worlds;
 use super::world::{World, insert_statements};
-use super::{COLUMNS, Row, Value, reference};
+use super::{AS_PULLED, COLUMNS, Row, Value, reference};
 
 /// How many worlds are compared. Another number comes from the environment, such as `PROPTEST_CASES=2000`.
 const WORLDS: u32 = 32;
@@ -164,6 +164,19 @@ fn report(found: &[String]) -> String {
         let _ = writeln!(report, "{line}");
     }
     report
+}
+
+/// Every column of the dataset is covered, but for those that nothing is done to.
+#[test]
+fn no_feature_is_without_a_reference() -> Result<()> {
+    let set = PhaseSet::load(None)?;
+    let mut described: Vec<&str> =
+        set.dictionary.iter().filter(|column| !column.is_dropped()).map(|column| column.name.as_str()).collect();
+    let mut covered: Vec<&str> = COLUMNS.iter().chain(&AS_PULLED).copied().collect();
+    described.sort_unstable();
+    covered.sort_unstable();
+    ensure!(described == covered, "the dictionary has {described:?}");
+    Ok(())
 }
 
 /// Nothing is covered that is not listed, and the other way round; and the worlds are as small as they should be.

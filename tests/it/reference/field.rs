@@ -30,6 +30,7 @@ pub(super) fn base(now: &Runner<'_>) -> Row {
         ),
         ("is_handicap_race", wording::is_handicap(class).into()),
         ("age_restriction", wording::age_restriction(class).into()),
+        ("sex_restriction", wording::sex_restriction(class).into()),
         ("horse_name", now.row.horse_name.as_deref().map(|name| name.replace("E+", "E")).into()),
         ("horse_number", now.number.into()),
         ("barrier", now.row.barrier.into()),
@@ -37,6 +38,9 @@ pub(super) fn base(now: &Runner<'_>) -> Row {
         ("win_odds", now.odds().into()),
         ("horse_location_slug", located(Some(now.horse)).into()),
         ("jockey_location_slug", located(now.row.jockey_slug.as_deref()).into()),
+        ("trainer_location_slug", located(now.row.trainer_slug.as_deref()).into()),
+        // The purse, "0 if null".
+        ("prize_money", race.row.total_prize_money.map_or(Ratio::ZERO, Ratio::from).into()),
         ("total_runners", now.field_size.into()),
         ("barrier_position", now.barrier_position().into()),
         ("track_condition_numeric", wording::going_number(race.row.track_condition.as_deref()).into()),

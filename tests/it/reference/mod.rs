@@ -16,6 +16,7 @@ mod form_book;
 mod generate;
 mod outlines;
 mod ratio;
+mod row_wise;
 mod running;
 mod sectionals;
 mod tracks;
@@ -41,8 +42,26 @@ pub(crate) enum Value {
 /// The values of one row by column.
 pub(crate) type Row = BTreeMap<&'static str, Value>;
 
-/// The columns that the reference covers.
-pub(crate) const COLUMNS: [&str; 162] = [
+/// The columns that the reference leaves out: they are as the source has them, or the time of the run.
+pub(crate) const AS_PULLED: [&str; 14] = [
+    "race_id",
+    "race_date",
+    "race_distance",
+    "race_class",
+    "track_condition",
+    "track_weather",
+    "race_weather",
+    "horse_slug",
+    "jockey",
+    "jockey_slug",
+    "trainer",
+    "trainer_slug",
+    "created_at",
+    "updated_at",
+];
+
+/// The columns that the reference covers: all others.
+pub(crate) const COLUMNS: [&str; 232] = [
     // The race and the runner.
     "race_number",
     "track_name",
@@ -54,6 +73,7 @@ pub(crate) const COLUMNS: [&str; 162] = [
     "is_maiden_race",
     "is_handicap_race",
     "age_restriction",
+    "sex_restriction",
     "horse_name",
     "horse_number",
     "barrier",
@@ -61,6 +81,8 @@ pub(crate) const COLUMNS: [&str; 162] = [
     "win_odds",
     "horse_location_slug",
     "jockey_location_slug",
+    "trainer_location_slug",
+    "prize_money",
     "total_runners",
     "barrier_position",
     "track_condition_numeric",
@@ -218,9 +240,77 @@ pub(crate) const COLUMNS: [&str; 162] = [
     "hist_margin_gain_800_to_400",
     "hist_deceleration_ratio",
     "hist_break_bias",
+    "hist_break_consistency",
     // Speed.
     "avg_speed_figure",
     "best_speed_figure",
+    // What follows from other columns of the row.
+    "elo_x_jockey_win_rate",
+    "elo_x_trainer_win_rate",
+    "weight_x_elo",
+    "barrier_x_total_runners",
+    "barrier_x_distance",
+    "barrier_x_direction",
+    "jockey_wr_x_trainer_wr",
+    "jockey_place_x_trainer_place",
+    "form_x_freshness",
+    "track_wr_x_distance_wr",
+    "historical_early_pos_x_distance",
+    "competitive_level_score",
+    "with_running_style",
+    "speed_map_position",
+    "running_style_x_direction",
+    "running_style_x_distance_bucket",
+    "running_style_x_barrier",
+    "barrier_vs_run_style",
+    "running_style_distance_fit",
+    "leader_advantage_score",
+    "closing_ability_score",
+    "early_speed_score",
+    "sustained_run_score",
+    "historical_late_improvement",
+    "avg_late_improvement",
+    "strong_closer_flag",
+    "barrier_track_condition_advantage",
+    "rail_out_x_barrier",
+    "barrier_advantage_rail_adjusted",
+    "weight_relative_x_distance",
+    "is_longshot",
+    "odds_value_score",
+    "market_undervalued",
+    "improving_longshot",
+    "class_drop_longshot",
+    "connection_longshot",
+    "against_grain_score",
+    "longshot_value_profile",
+    "historical_value_winner",
+    "peak_performance_indicator",
+    "class_drop",
+    "class_rise",
+    "is_class_drop",
+    "distance_suited_score",
+    "distance_experience_level",
+    "track_experience_level",
+    "race_experience_level",
+    "distance_range_experience",
+    "distance_range_win_rate",
+    "has_recent_form",
+    "has_winning_form",
+    "avg_days_between_runs",
+    "career_roi_estimate",
+    "consistency_score",
+    "specialization_score",
+    "is_track_specialist",
+    "track_distance_preference",
+    "experienced_horse_flag",
+    "horse_prediction_history_count",
+    "feature_maturity_score",
+    "extreme_staleness_flag",
+    "low_sample_flag",
+    "debutant_uncertainty_score",
+    "new_jockey_flag",
+    "new_trainer_flag",
+    "debutant_x_trainer_wr",
 ];
 
 /// The rows of the dataset by `race_id` and `horse_slug`: every finisher, and every declared runner of a race without a
@@ -251,7 +341,9 @@ fn features(book: &FormBook<'_>, now: &Runner<'_>) -> Row {
         sectionals::margins_and_break(book, now),
         sectionals::speed(book, now),
     ];
-    groups.into_iter().flatten().collect()
+    let mut row: Row = groups.into_iter().flatten().collect();
+    row.extend(row_wise::features(&row, now));
+    row
 }
 
 /// How many runs there are.

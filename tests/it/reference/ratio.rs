@@ -47,6 +47,12 @@ impl Ratio {
         self.top as f64 / self.bottom as f64
     }
 
+    /// The decimal of at most six digits after the point whose nearest double this is.
+    #[expect(clippy::cast_possible_truncation, reason = "the features are small numbers")]
+    pub(super) fn of_decimal(x: f64) -> Self {
+        Self::new((x * 1e6).round() as i64, 1_000_000)
+    }
+
     /// A whole number.
     pub(super) fn to_i64(self) -> i64 {
         assert_eq!(self.bottom, 1, "{self:?} is not whole");

@@ -149,16 +149,18 @@ pub(super) fn margins_and_break(book: &FormBook<'_>, now: &Runner<'_>) -> Row {
     let mut slowing =
         prior.iter().filter_map(|(_, row)| Some(Ratio::new(time(row.sectional_800m)?, time(row.sectional_400m)?)));
     // "Mean q; q = (place − 1)/(`total_runners` − 1) of that race, place = sectional 200 m else 400 m from start".
-    let mut breaks = prior
+    let breaks: Vec<Ratio> = prior
         .iter()
         .filter(|(run, _)| run.field_size > 1)
-        .filter_map(|(run, row)| Some(Ratio::new(row.place_at(200).or(row.place_at(400))? - 1, run.field_size - 1)));
+        .filter_map(|(run, row)| Some(Ratio::new(row.place_at(200).or(row.place_at(400))? - 1, run.field_size - 1)))
+        .collect();
     Row::from([
         ("hist_margin_400m_avg", average(&mut margins().filter_map(at_400m)).into()),
         ("hist_margin_800m_avg", average(&mut margins().filter_map(at_800m)).into()),
         ("hist_margin_gain_800_to_400", average(&mut gains).into()),
         ("hist_deceleration_ratio", average(&mut slowing).into()),
-        ("hist_break_bias", average(&mut breaks).into()),
+        ("hist_break_bias", average(&mut breaks.iter().copied()).into()),
+        ("hist_break_consistency", rounded_deviation(breaks, 4).into()),
     ])
 }
 

@@ -97,6 +97,17 @@ pub(super) fn age_restriction(race_class: Option<&str>) -> &'static str {
     }
 }
 
+/// "`fillies_mares` if class contains both 'fillies' and 'mares'; else `fillies`; else `mares`; else `open`".
+pub(super) fn sex_restriction(race_class: Option<&str>) -> &'static str {
+    let class = race_class.unwrap_or_default().to_lowercase();
+    match (class.contains("fillies"), class.contains("mares")) {
+        (true, true) => "fillies_mares",
+        (true, false) => "fillies",
+        (false, true) => "mares",
+        (false, false) => "open",
+    }
+}
+
 /// `track_condition_numeric`: "prefix of the going … null stays null".
 pub(super) fn going_number(track_condition: Option<&str>) -> Option<i64> {
     let going = track_condition?.to_lowercase();
