@@ -10,18 +10,15 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use chrono::DateTime;
 use racealpha::lake::{LakeTable, Manifest, Origin, Version};
-use racealpha::pg::{quote_ident, quote_literal};
 use racealpha::progress::Progress;
-use racealpha::transform::{Engine, EngineLimits, PhaseSet, Severity, load_data_tables, run_phases, select_phases};
+use racealpha::transform::{Engine, EngineLimits, PhaseSet, Severity, run_phases, select_phases};
 use racealpha::validate::{Finding, Limits, Verdict, check_dataset};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Workspace, racing};
+use crate::support::{Workspace, fill_from_csv, racing};
 
 const DATASET: &str = "race_training_dataset";
-const SCHEMA: &str = include_str!("../../fixtures/sql/schema.sql");
-const BUILD_TIME: &str = "2024-07-01 00:00:00+00";
 /// The first row of the dataset, and with `race` alone the race of it.
 const FIRST_ROW: &str = "race_id = 'ara82-20230710-1' AND horse_slug = 'ambers-abbey'";
 const FIRST_RACE: &str = "race_id = 'ara82-20230710-1'";
@@ -284,28 +281,12 @@ impl Tables {
         let set = PhaseSet::load(None)?;
         let limits = EngineLimits { threads: Some(2), ..EngineLimits::default() };
         let engine = Engine::open(None, &limits, CancellationToken::new())?;
-        engine.execute(SCHEMA)?;
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/source");
-        for table in ["races", "race_results", "race_results_sectional_times", "races_derived_sectional_margins"] {
-            let csv = folder.join(format!("{table}.csv"));
-            let known = engine.columns(table)?;
-            let header = fs::read_to_string(&csv)?.lines().next().context("a header")?.to_owned();
-            let columns = header.split(',').filter(|name| known.iter().any(|(known, _)| known == name));
-            let columns = columns.map(quote_ident).collect::<Vec<_>>().join(", ");
-            engine.execute(&format!(
-                "INSERT INTO {table} ({columns}) SELECT {columns} FROM read_csv({}, header = true, all_varchar = true)",
-                quote_literal(&csv.display().to_string())
-            ))?;
-        }
-        load_data_tables(&engine, &set)?;
-        engine.execute(&format!(
-            "CREATE MACRO with_upcoming() AS false; CREATE MACRO build_time() AS CAST('{BUILD_TIME}' AS TIMESTAMPTZ); \
-             CREATE SCHEMA clean"
-        ))?;
+        fill_from_csv(&engine, &folder, &set, false)?;
         run_phases(&engine, &select_phases(&set, None, None)?, &Progress::new())?;
         // The dataset as a table, which can be changed.
         engine.execute(&format!(
-            "CREATE TABLE clean.{DATASET} AS FROM {DATASET}; DROP VIEW {DATASET}; \
+            "CREATE SCHEMA clean; CREATE TABLE clean.{DATASET} AS FROM {DATASET}; DROP VIEW {DATASET}; \
              CREATE TABLE {DATASET} AS FROM clean.{DATASET}"
         ))?;
         Ok(Self { engine, set })

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use racealpha::fixtures::{FixtureOptions, write_csv};
 use racealpha::pg::{quote_ident, quote_literal};
 use racealpha::progress::Progress;
 use racealpha::transform::{
@@ -12,6 +13,8 @@ use racealpha::transform::{
 };
 use sqllogictest::{DB, DBOutput, DefaultColumnType, Runner};
 use tokio_util::sync::CancellationToken;
+
+use crate::support::fill_from_csv;
 
 /// The time that `build_time()` gives in every case.
 const BUILD_TIME: &str = "2024-07-01 00:00:00+00";
@@ -105,6 +108,36 @@ fn phases_give_the_answers_worked_out_by_hand() -> Result<()> {
             async move { Case::open(&script) }
         });
         runner.run_file(&script).with_context(|| name.clone())?;
+    }
+    Ok(())
+}
+
+/// DuckDB spreads work over threads by row groups, so these are small enough for all threads to have some.
+#[test]
+fn the_number_of_threads_changes_no_value() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    write_csv(&FixtureOptions { races: 1500, seed: 3 }, folder.path())?;
+    let phases = PhaseSet::load(None)?;
+    let engine = Engine::open(None, &EngineLimits::default(), CancellationToken::new())?;
+    engine.execute(&format!(
+        "ATTACH {} AS small (ROW_GROUP_SIZE 2048); USE small",
+        quote_literal(&folder.path().join("small.duckdb").display().to_string())
+    ))?;
+    fill_from_csv(&engine, folder.path(), &phases, true)?;
+    let tables = ["race_training_dataset", "horse_elo_ratings"];
+    for threads in [1, 2, 8] {
+        engine.execute(&format!("SET threads = {threads}"))?;
+        run_phases(&engine, &select_phases(&phases, None, None)?, &Progress::new())?;
+        for table in tables {
+            engine.execute(&format!("CREATE TABLE {table}_{threads} AS FROM {table}"))?;
+            let rows = engine.count(&format!("SELECT count(*) FROM {table}"))?;
+            assert!(rows > 10_000, "{rows} rows are too few to be shared");
+            for (one, other) in [(1, threads), (threads, 1)] {
+                let differing = format!("FROM {table}_{one} EXCEPT ALL FROM {table}_{other}");
+                let count = engine.count(&format!("SELECT count(*) FROM ({differing})"))?;
+                assert_eq!(count, 0, "{table} with {one} and {other} threads");
+            }
+        }
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod binary;
 mod browser;
+mod csv_world;
 mod dashboard;
 mod guarded;
 mod held;
@@ -19,6 +20,7 @@ use tokio_postgres::{Client, NoTls};
 
 pub(crate) use binary::{Ran, Workspace};
 pub(crate) use browser::{Browser, ConsoleLines};
+pub(crate) use csv_world::fill_from_csv;
 pub(crate) use dashboard::{Answer, Served};
 pub(crate) use held::{DIGEST, HeldTarget, OLD_ROWS, STEPS, Step, text};
 pub(crate) use proxy::{Fault, Proxy};
