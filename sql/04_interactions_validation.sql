@@ -107,6 +107,9 @@ SELECT
   coalesce(rounded(mean_of(trainer_wins, trainer_runs) - 0.1, 4), CAST(0 AS DOUBLE)) AS trainer_model_win_bias,
   coalesce(rounded(mean_of(trainer_places, trainer_runs) - 0.3, 4), CAST(0 AS DOUBLE)) AS trainer_model_top3_bias,
   -- Closing, weight, class step
+  rounded(
+    0.5 * closing_ability_score + 0.3 * sustained_run_score + 0.2 * CAST(running_style IN ('closer', 'off_pace') AS INTEGER), 4
+  ) AS closing_power_score,
   closing_ability_score > 0.7 AND running_style IN ('closer', 'off_pace') AS strong_closer_flag,
   rounded(coalesce(weight_vs_avg, 0) * coalesce(race_distance, 1400) / 1400, 4) AS weight_relative_x_distance,
   coalesce(class_level_numeric < previous_class_level, false) AS is_stepping_up,

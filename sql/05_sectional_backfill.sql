@@ -1,10 +1,11 @@
--- grain: sectional_matches one row per runner with a sectional row, checkpoints one per runner with a known place, speed_figures one per timed finish
+-- grain: sectional_matches one row per runner with a sectional row, checkpoints one per runner with a known place, speed_figures one per timed finish, in_race_facts one per starter
 -- reads: race_results_sectional_times, runners, cleaned_races
--- writes: sectional_matches, checkpoints, speed_figures
+-- writes: sectional_matches, checkpoints, speed_figures, in_race_facts
 -- key: sectional_matches (runner_id), speed_figures (runner_id)
 -- why: the sources count checkpoints from the start, the features count them back from the post, and Hong Kong has only
 --      every second one. The places are settled here once, before any history reads them. They describe the current
---      race, so no later phase may pass them on except as history, and the time only as a label.
+--      race, so no later phase may pass them on except as history, and the time only as a label. What an analyst wants to
+--      know of the race itself is in in_race_facts, which no phase reads.
 
 -- The sectional row of each runner: by saddle cloth, because late replacements keep the number, else by name.
 CREATE OR REPLACE TABLE sectional_matches AS
@@ -218,3 +219,45 @@ SELECT
 FROM times AS t
 JOIN standards AS s USING (race_distance, day_key, meeting_key, race_order)
 WHERE t.finished = 1;
+
+-- What happened in the race: the columns of the catalogue that must not be features. A view, so it costs nothing until
+-- somebody reads it. The features count places back from the post, these of the sectional rows from the start.
+CREATE OR REPLACE VIEW in_race_facts AS
+WITH known AS (
+  SELECT
+    r.runner_id,
+    r.race_id,
+    r.horse_slug,
+    r.final_position,
+    r.total_runners - 1 AS rivals,
+    p.position_800m,
+    p.position_400m,
+    f.speed_figure,
+    s.from_start_200m AS sectional_position_200m,
+    s.from_start_400m AS sectional_position_400m,
+    s.from_start_800m AS sectional_position_800m,
+    s.finish_position AS position_at_end,
+    coalesce(s.sectional_400m, CAST(0 AS DOUBLE)) AS sectional_400m,
+    coalesce(s.sectional_800m, CAST(0 AS DOUBLE)) AS sectional_800m
+  FROM runners AS r
+  LEFT JOIN checkpoints AS p USING (runner_id)
+  LEFT JOIN speed_figures AS f USING (runner_id)
+  LEFT JOIN sectional_matches AS s USING (runner_id)
+  WHERE r.is_starter
+)
+SELECT
+  * EXCLUDE (rivals),
+  position_800m - position_400m AS pos_improvement_800_400,
+  position_400m - final_position AS pos_improvement_400_finish,
+  position_800m - final_position AS pos_improvement_800_finish,
+  coalesce(position_800m - final_position, 0) AS best_late_improvement,
+  coalesce(speed_figure, CAST(80 AS DOUBLE)) AS speed_rating,
+  sectional_position_800m AS position_at_800,
+  sectional_position_400m AS position_at_400,
+  sectional_position_800m - sectional_position_400m AS position_change_800_400,
+  sectional_position_400m - final_position AS position_change_400_finish,
+  CASE WHEN rivals > 0 THEN rounded(1 - CAST(sectional_position_800m - 1 AS DOUBLE) / rivals, 4) END AS early_speed_rating,
+  CASE WHEN rivals > 0 THEN rounded(1 - CAST(final_position - 1 AS DOUBLE) / rivals, 4) END AS finish_speed_rating,
+  position_400m IS NOT NULL AS has_400m,
+  position_800m IS NOT NULL AS has_800m
+FROM known;
