@@ -118,7 +118,7 @@ impl Share {
         self.made_null.resize(schema.fields().len(), 0);
         for (count, field) in self.made_null.iter_mut().zip(schema.fields()) {
             *count += made_null.get(field.name()).copied().unwrap_or(0);
-            *count = nulls.get(field.name()).map_or(*count, |nulls| *count.min(nulls));
+            *count = nulls.get(field.name()).map_or(*count, |nulls| (*count).min(*nulls));
         }
         self.seen.resize(schema.fields().len(), None);
         for (seen, field) in self.seen.iter_mut().zip(schema.fields()) {

@@ -166,7 +166,7 @@ impl TransformJob {
             == selected.last().map(|phase| &phase.name);
         let mut written = WrittenTables::new();
         if is_last {
-check_columns(&engine, &self.context.pipeline.dataset.name, &self.phases)?;
+            check_columns(&engine, &self.context.pipeline.dataset.name, &self.phases)?;
             let slice_bytes_max = share_memory(&engine)?;
             for made in self.context.pipeline.made() {
                 written.push((made.name.to_owned(), self.write(&engine, &made, slice_bytes_max)?));

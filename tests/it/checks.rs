@@ -448,7 +448,9 @@ async fn severities_and_limits_are_settings_and_the_previous_dataset_is_compared
     workspace.run(["run"])?.ok()?;
     let validate = |settings: &[&str]| {
         let mut arguments = vec!["--json", "--set", "validate.min_rows=1"];
-        settings.iter().for_each(|setting| arguments.extend(["--set", *setting]));
+        for setting in settings {
+            arguments.extend(["--set", *setting]);
+        }
         arguments.push("validate");
         workspace.run(arguments)
     };

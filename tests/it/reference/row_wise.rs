@@ -329,9 +329,9 @@ fn form(known: &Known<'_>) -> Row {
         (
             "debutant_uncertainty_score",
             match runs {
-                0 => 1.0,
-                ..=3 => 0.7,
-                ..=6 => 0.4,
+                ..=0 => 1.0,
+                1..=3 => 0.7,
+                4..=6 => 0.4,
                 _ => 0.1,
             }
             .into(),
