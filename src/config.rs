@@ -215,6 +215,12 @@ pub struct EventConfig {
     pub table: String,
     /// Its column with the date of the event.
     pub date: String,
+    /// The column of the dataset that orders the events of a day: an event may know those of its day with a lower value.
+    /// Without it no event may know another of its day.
+    pub order: Option<String>,
+    /// Columns of the dataset in which two events must agree for that, such as the place.
+    #[serde(default)]
+    pub within: Vec<String>,
 }
 
 /// A table of the phases that is published in the lake beside the dataset.
@@ -435,6 +441,10 @@ impl Pipeline {
             .as_ref()
             .filter(|event| self.table(&event.table).is_none())
             .map(|event| format!("dataset.event.table is {}, which is not one of the [[tables]]", event.table));
+        let no_order =
+            self.dataset.event.as_ref().filter(|event| event.order.is_none() && !event.within.is_empty()).map(|_| {
+                "dataset.event.within says where an order holds, and there is no dataset.event.order".to_owned()
+            });
         let audit = [("audit_dates", self.validate.audit_dates), ("audit_events", self.validate.audit_events)]
             .into_iter()
             .find(|(_, count)| !(1..=AUDIT_TRIES_MAX).contains(count))
@@ -462,7 +472,7 @@ impl Pipeline {
                 .bad_number()
                 .map(|message| format!("in the parquet settings of table {}, {message}", table.name))
         });
-        let wrong = [twice, bad_name, no_key, backup, share, encoding, jobs, no_event_table, audit];
+        let wrong = [twice, bad_name, no_key, backup, share, encoding, jobs, no_event_table, no_order, audit];
         match wrong.into_iter().flatten().next() {
             Some(message) => Err(ConfigError::Invalid { origin: origin.to_owned(), message }),
             None => Ok(self),
@@ -720,6 +730,9 @@ mod tests {
         let refused = |key| pipeline(&[key]).unwrap_err().to_string();
         assert!(refused("validate.audit_events=0").contains("from 1 to 100"));
         assert!(refused("dataset.event.table=rases").contains("dataset.event.table is rases"));
+        let unordered =
+            "dataset.event={ column = 'race_id', table = 'races', date = 'race_date', within = ['location'] }";
+        assert!(refused(unordered).contains("there is no dataset.event.order"));
     }
 
     #[test]

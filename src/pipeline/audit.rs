@@ -124,9 +124,16 @@ fn plan(context: &Context, manifest: &Manifest, phases: &PhaseSet) -> Result<Aud
         ("dataset.event.column", &event.column, &event.table),
         ("dataset.event.date", &event.date, &event.table),
     ];
-    for (setting, column, table) in needed {
+    let order = event.order.iter().map(|column| ("dataset.event.order", column, dataset));
+    let within = event.within.iter().map(|column| ("dataset.event.within", column, dataset));
+    for (setting, column, table) in needed.into_iter().chain(order.clone()).chain(within.clone()) {
         if !columns_of(table).contains(column) {
             return refused(format!("{setting} is {column}, which table {table} does not have"));
+        }
+    }
+    for (setting, column, _) in order.chain(within) {
+        if pipeline.dataset.labels.contains(column) {
+            return refused(format!("{setting} is {column}, a label: the order must be known before the event"));
         }
     }
     let is_read = |name: &String| phases.phases.iter().any(|phase| phase.in_lake && phase.reads.contains(name));
@@ -167,6 +174,8 @@ fn plan(context: &Context, manifest: &Manifest, phases: &PhaseSet) -> Result<Aud
         event: event.column.clone(),
         event_table: event.table.clone(),
         event_date: event.date.clone(),
+        event_order: event.order.clone(),
+        event_within: event.within.clone(),
         tables,
         dates: pipeline.validate.audit_dates,
         events: pipeline.validate.audit_events,

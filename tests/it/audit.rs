@@ -85,22 +85,44 @@ async fn the_phases_pass_and_every_kind_of_leak_is_named() -> Result<()> {
     assert!(finding(&report, "V09")?["observed"].as_str().context("text")?.starts_with("2 events, "), "{report:#}");
     assert_eq!(left_behind(&workspace), Vec::<PathBuf>::new());
 
-    let leaks = [
-        // The frame takes rows of the same race: the runner's own, and those sorted before it.
+    let leaks: [(&str, &str, &[&str], &[&str]); 5] = [
+        // Stablemates of the same race that are sorted before the runner. What is sorted how decides whom one change
+        // reaches, so this takes as many events as an audit does unless told otherwise.
         (
             "leak_of_frame",
-            "sum(r.won) OVER (PARTITION BY r.jockey_key ORDER BY r.day_key ROWS UNBOUNDED PRECEDING)",
-            ["V09", "V10"].as_slice(),
+            "sum(r.won) OVER (PARTITION BY r.trainer_key ORDER BY r.day_key ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)",
+            &["V09", "V10"],
+            &[],
         ),
         // A whole career joined back without a date.
-        ("leak_of_future", "(SELECT count(*) FROM runners AS career WHERE career.horse_id = r.horse_id)", &["V08"]),
+        (
+            "leak_of_future",
+            "(SELECT count(*) FROM runners AS career WHERE career.horse_id = r.horse_id)",
+            &["V08"],
+            &SHORT,
+        ),
         // Only races that were run have sectionals.
-        ("leak_of_presence", "s.runner_id IS NOT NULL", &["V10"]),
+        ("leak_of_presence", "s.runner_id IS NOT NULL", &["V10"], &SHORT),
+        // Races of the same day that come later, by number alone and at the same meeting.
+        (
+            "leak_of_other_meeting",
+            "(SELECT sum(x.barrier) FROM runners AS x WHERE x.day_key = r.day_key AND x.meeting_key <> r.meeting_key \
+             AND x.race_order > r.race_order AND x.won = 1)",
+            &["V09", "V10"],
+            &["--set", "validate.audit_events=3"],
+        ),
+        (
+            "leak_of_later_race",
+            "(SELECT sum(x.barrier) FROM runners AS x WHERE x.meeting_key = r.meeting_key \
+             AND x.race_order > r.race_order AND x.won = 1)",
+            &["V09", "V10"],
+            &["--set", "validate.audit_events=3"],
+        ),
     ];
-    for (name, feature, caught_by) in leaks {
+    for (name, feature, caught_by, tried) in leaks {
         let pipeline = planted(&workspace, name, feature)?;
         workspace.run(["--pipeline", &pipeline, "run"])?.ok()?;
-        let ran = audit(&workspace, &[&["--pipeline", &pipeline], SHORT.as_slice()].concat())?;
+        let ran = audit(&workspace, &[&["--pipeline", &pipeline], tried].concat())?;
         assert_eq!(ran.code, Some(3), "{ran:?}");
         let report = ran.json()?;
         for id in caught_by {
@@ -108,7 +130,7 @@ async fn the_phases_pass_and_every_kind_of_leak_is_named() -> Result<()> {
             let observed = finding["observed"].as_str().context("text")?;
             assert_eq!(finding["verdict"], "fail", "{finding:#}");
             assert!(observed.starts_with(&format!("1 features differ: {name} (in ")), "{observed}");
-            assert!(observed.contains("first: race_id "), "{observed}");
+            assert!(observed.contains("first: race_id ") && observed.contains(&format!(" by {id} ")), "{observed}");
             let row = &finding["sample"][0];
             assert_eq!(row["column"], name);
             assert!(row["event"].is_string() && row["event"] == row["key"]["race_id"], "{row:#}");
@@ -133,6 +155,15 @@ async fn an_audit_that_makes_no_sense_is_refused_and_an_interrupted_one_leaves_n
     };
     refused(&["--set", "dataset.event.date=day"], "dataset.event.date is day, which table races does not have")?;
     refused(&["--set", "dataset.event.table=horses"], "is race_id, which table horses does not have")?;
+    refused(
+        &["--set", "dataset.event.order=number"],
+        "dataset.event.order is number, which table race_training_dataset does",
+    )?;
+    refused(
+        &["--set", "dataset.event.within=['day']"],
+        "dataset.event.within is day, which table race_training_dataset does",
+    )?;
+    refused(&["--set", "dataset.event.order=final_position"], "dataset.event.order is final_position, a label")?;
     refused(&["--set", "validate.audit_dates=0"], "expected a number from 1 to 100")?;
     let pipeline = workspace.path().join("pipeline.toml");
     let built_in = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("pipeline.toml"))?;

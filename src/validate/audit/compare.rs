@@ -4,7 +4,9 @@ use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use serde_json::{Map, Value};
 
-use super::events::{self, EVENTS, PICKED};
+use super::events::{self, EVENT, EVENTS};
+use super::order::UNREACHED;
+use super::picks::PICKED;
 use super::worlds::{BASE, VARIANT};
 use super::{AUDIT_SOURCES, AuditPlan};
 use crate::pg::{quote_ident, quote_literal};
@@ -24,9 +26,10 @@ pub(super) enum Rule<'a> {
     Everything,
     /// All rows of the events up to a date.
     UpTo(&'a str),
-    /// The rows of the picked event that are in both: an outcome may decide whether a row is in the dataset.
+    /// All rows of the events that must not know the picked one, and its own that are in both: an outcome may decide
+    /// whether a row is in the dataset.
     InBoth,
-    /// The rows that the picked event has in the base; before the outcome there may be more.
+    /// The same, and all rows that the picked events have in the base; before the outcome there may be more.
     OfBase,
 }
 
@@ -42,6 +45,8 @@ pub(super) struct Difference {
 pub(super) struct Compared {
     /// Rows in both.
     pub(super) rows: u64,
+    /// Those of them that the change is about: where one event is changed, its own.
+    pub(super) own_rows: u64,
     /// Columns compared.
     pub(super) features: usize,
     /// Rows that should be in the variant and are not.
@@ -82,25 +87,8 @@ impl<'a> Comparison<'a> {
 
     /// Compares by a rule; `change` names the variant.
     pub(super) fn compare(&self, rule: Rule<'_>, change: &str) -> Result<Compared, TransformError> {
-        let (base, scope) = self.base_and_scope(rule);
-        let dataset = quote_ident(&self.plan.dataset);
-        let sides = Sides {
-            base: format!("SELECT * FROM {base}.{dataset} WHERE {scope}"),
-            variant: format!("SELECT * FROM {VARIANT}.{dataset} WHERE {scope}"),
-            keys_agree: self
-                .plan
-                .key
-                .iter()
-                .map(|c| format!("b.{0} IS NOT DISTINCT FROM v.{0}", quote_ident(c)))
-                .collect::<Vec<_>>()
-                .join(" AND "),
-        };
-        let [rows, missing, extra] = self.presence(&sides)?;
-        let (missing, extra) = match rule {
-            Rule::Everything | Rule::UpTo(_) => (missing, extra),
-            Rule::InBoth => (0, 0),
-            Rule::OfBase => (missing, 0),
-        };
+        let sides = self.sides(rule);
+        let [rows, own_rows, missing, extra] = self.presence(&sides)?;
         let columns: Vec<&(String, String)> = self
             .columns
             .iter()
@@ -112,40 +100,56 @@ impl<'a> Comparison<'a> {
         }
         differences.sort_by_key(|difference| std::cmp::Reverse(difference.rows));
         let mut sample = if missing > 0 { self.missing(&sides, change)? } else { Vec::new() };
+        if extra > 0 {
+            sample.extend(self.extra(&sides, change)?);
+        }
         for difference in differences.iter().take(SHOWN_COLUMNS) {
             sample.extend(self.sample(&sides, &difference.column, change)?);
         }
-        Ok(Compared { rows, features: columns.len(), missing, extra, differences, sample })
+        Ok(Compared { rows, own_rows, features: columns.len(), missing, extra, differences, sample })
     }
 
-    fn base_and_scope(&self, rule: Rule<'_>) -> (&'static str, String) {
+    fn sides(&self, rule: Rule<'_>) -> Sides {
         let event = quote_ident(&self.plan.event);
-        match rule {
+        let (base, scope) = match rule {
             Rule::Everything => (AUDIT_SOURCES, "true".to_owned()),
             Rule::UpTo(date) => (
                 AUDIT_SOURCES,
-                format!("{event} IN (SELECT event FROM {EVENTS} WHERE day <= CAST({} AS DATE))", quote_literal(date)),
+                format!("{event} IN (SELECT {EVENT} FROM {EVENTS} WHERE day <= CAST({} AS DATE))", quote_literal(date)),
             ),
-            Rule::InBoth | Rule::OfBase => (BASE, format!("{event} = (SELECT event FROM {PICKED})")),
+            Rule::InBoth | Rule::OfBase => (BASE, format!("{event} IN (SELECT {EVENT} FROM {UNREACHED})")),
+        };
+        let own = format!("{event} IN (SELECT {EVENT} FROM {PICKED})");
+        // Variants have rows for events to come, which the dataset in the lake may lack.
+        let is_over = format!("{event} IN (SELECT {EVENT} FROM {EVENTS} WHERE participants > 0)");
+        let (own, must_stay, must_not_come) = match rule {
+            Rule::Everything | Rule::UpTo(_) => ("true".to_owned(), "true".to_owned(), is_over),
+            Rule::InBoth => (own.clone(), format!("NOT {own}"), format!("NOT {own}")),
+            Rule::OfBase => (own.clone(), "true".to_owned(), format!("NOT {own}")),
+        };
+        let dataset = quote_ident(&self.plan.dataset);
+        let keys = self.plan.key.iter().map(|c| format!("b.{0} IS NOT DISTINCT FROM v.{0}", quote_ident(c)));
+        Sides {
+            base: format!("SELECT * FROM {base}.{dataset} WHERE {scope}"),
+            variant: format!("SELECT * FROM {VARIANT}.{dataset} WHERE {scope}"),
+            keys_agree: keys.collect::<Vec<_>>().join(" AND "),
+            own,
+            must_stay,
+            must_not_come,
         }
     }
 
-    /// Rows in both, in the base alone, and in the variant alone. Variants have rows for events to come, which the
-    /// dataset in the lake may lack, so only those of events that are over count.
-    fn presence(&self, sides: &Sides) -> Result<[u64; 3], TransformError> {
+    /// Rows in both, those of them that the change is about, rows that went missing, and rows that are new.
+    fn presence(&self, sides: &Sides) -> Result<[u64; 4], TransformError> {
+        let Sides { base, variant, keys_agree, own, must_stay, must_not_come } = sides;
         let key = self.plan.key.iter().map(|column| quote_ident(column)).collect::<Vec<_>>().join(", ");
         let counts = self.counts(&format!(
-            "SELECT count(*) FILTER (WHERE b.here AND v.here), count(*) FILTER (WHERE v.here IS NULL), \
-             count(*) FILTER (WHERE b.here IS NULL AND v.is_over) \
-             FROM (SELECT {key}, true AS here FROM ({})) AS b \
-             FULL JOIN (SELECT {key}, true AS here, {} IN (SELECT event FROM {EVENTS} WHERE participants > 0) AS is_over \
-               FROM ({})) AS v ON {}",
-            sides.base,
-            quote_ident(&self.plan.event),
-            sides.variant,
-            sides.keys_agree
+            "SELECT count(*) FILTER (WHERE b.here AND v.here), count(*) FILTER (WHERE b.here AND v.here AND b.own), \
+             count(*) FILTER (WHERE v.here IS NULL AND b.counts), count(*) FILTER (WHERE b.here IS NULL AND v.counts) \
+             FROM (SELECT {key}, true AS here, {own} AS own, {must_stay} AS counts FROM ({base})) AS b \
+             FULL JOIN (SELECT {key}, true AS here, {must_not_come} AS counts FROM ({variant})) AS v ON {keys_agree}"
         ))?;
-        Ok([0, 1, 2].map(|index| counts.get(index).copied().unwrap_or(0)))
+        Ok([0, 1, 2, 3].map(|index| counts.get(index).copied().unwrap_or(0)))
     }
 
     fn differing(&self, sides: &Sides, columns: &[&(String, String)]) -> Result<Vec<Difference>, TransformError> {
@@ -164,10 +168,16 @@ impl<'a> Comparison<'a> {
         self.shown(change, column, &values, &rows)
     }
 
-    /// Rows that the variant lacks, as JSON.
+    /// Rows that went missing, as JSON.
     fn missing(&self, sides: &Sides, change: &str) -> Result<Vec<Map<String, Value>>, TransformError> {
-        let rows = format!("({}) AS b ANTI JOIN ({}) AS v ON {}", sides.base, sides.variant, sides.keys_agree);
+        let rows = sides.alone(&sides.base, &sides.must_stay, &sides.variant);
         self.shown(change, "(the row)", "'there' AS base, 'missing' AS variant", &rows)
+    }
+
+    /// Rows that are new, as JSON.
+    fn extra(&self, sides: &Sides, change: &str) -> Result<Vec<Map<String, Value>>, TransformError> {
+        let rows = sides.alone(&sides.variant, &sides.must_not_come, &sides.base);
+        self.shown(change, "(the row)", "'missing' AS base, 'there' AS variant", &rows)
     }
 
     fn shown(
@@ -212,11 +222,22 @@ struct Sides {
     base: String,
     variant: String,
     keys_agree: String,
+    /// Which rows the change is about.
+    own: String,
+    /// Which rows of the base must be in the variant.
+    must_stay: String,
+    /// Which rows must not be in the variant alone.
+    must_not_come: String,
 }
 
 impl Sides {
     fn joined(&self) -> String {
         format!("({}) AS b JOIN ({}) AS v ON {}", self.base, self.variant, self.keys_agree)
+    }
+
+    /// The rows of one side, as `b`, that should be on the other and are not.
+    fn alone(&self, side: &str, counts: &str, other: &str) -> String {
+        format!("(SELECT * FROM ({side}) WHERE {counts}) AS b ANTI JOIN ({other}) AS v ON {}", self.keys_agree)
     }
 }
 
@@ -279,19 +300,9 @@ mod tests {
                    AS d (race, horse, rate, place)",
             )
             .unwrap();
-        let plan = AuditPlan {
-            dataset: "d".to_owned(),
-            key: vec!["race".to_owned(), "horse".to_owned()],
-            labels: vec!["place".to_owned()],
-            event: "race".to_owned(),
-            event_table: "races".to_owned(),
-            event_date: "day".to_owned(),
-            tables: Vec::new(),
-            dates: 1,
-            events: 1,
-        };
+        let plan = AuditPlan { tables: Vec::new(), ..AuditPlan::of_races() };
         let found = Comparison::new(&engine, &plan).unwrap().compare(Rule::Everything, "a change").unwrap();
-        assert_eq!((found.rows, found.missing, found.extra, found.features), (2, 1, 1, 4));
+        assert_eq!((found.rows, found.own_rows, found.missing, found.extra, found.features), (2, 2, 1, 1, 4));
         let differing: Vec<(&str, u64)> = found.differences.iter().map(|d| (d.column.as_str(), d.rows)).collect();
         assert_eq!(differing, [("rate", 1), ("place", 1)]);
         let shown = serde_json::to_value(&found.sample).unwrap();
@@ -303,6 +314,7 @@ mod tests {
         };
         let expected = [
             row("(the row)", "b", "there", "missing"),
+            row("(the row)", "new", "missing", "there"),
             row("rate", "NULL", "3.5", "NULL"),
             row("place", "a", "1", "9"),
         ];

@@ -6,21 +6,26 @@
 //! | id | change | rows compared |
 //! | --- | --- | --- |
 //! | V08 | all events after a date vanish | those of the events up to it |
-//! | V09 | the outcomes of one event are dealt out anew among its rows | those of the event |
-//! | V10 | the outcomes of one event are blanked, the rows that exist only after it removed | those of the event |
+//! | V09 | the outcomes of one event are dealt out anew among its rows | those of the event, and of all that must not know it |
+//! | V10 | the outcomes of one event are blanked, the rows that exist only after it removed; and so for the whole last day | the same |
 //! | V11 | the rows of all tables are shuffled, the engine has another number of threads | all, labels too |
+//!
+//! Events up to the day of an event must not know it, except those that follow it in the declared order of that day. So
+//! V09 and V10 also see what V08 cannot: leaks from later events of the same day.
 //!
 //! V08 and V11 compare with the dataset in the lake. V09 and V10 compare within a small world: some
 //! events spread over time, the other events of their days, and earlier ones that their runners took part in.
 
 mod compare;
 mod events;
+mod order;
+mod picks;
 mod tally;
 mod worlds;
 
 use compare::{Comparison, Rule};
 use tally::Tally;
-use worlds::{Change, Worlds};
+use worlds::{BASE, Change, Worlds};
 
 use super::{Finding, Report};
 use crate::progress::{Progress, Step};
@@ -31,6 +36,9 @@ pub const AUDIT_SOURCES: &str = "audit_sources";
 
 /// What V08 checks.
 const TRUNCATION: &str = "no feature changes when all later events vanish";
+
+/// What V09 and V10 allow where nothing says which events of a day come first.
+const UNORDERED: &str = "no difference, in other events of the day neither: dataset.event has no order";
 
 /// What the audit has to know about a pipeline.
 #[derive(Debug, Clone)]
@@ -47,6 +55,10 @@ pub struct AuditPlan {
     pub event_table: String,
     /// Its column with the date of the event.
     pub event_date: String,
+    /// The column of the dataset that orders the events of a day; without it none may know another.
+    pub event_order: Option<String>,
+    /// Columns of the dataset in which events must agree to be ordered.
+    pub event_within: Vec<String>,
     /// The source tables that the phases read, and the table of events.
     pub tables: Vec<AuditTable>,
     /// Dates at which the sources are cut.
@@ -126,19 +138,29 @@ impl Audit<'_> {
 
     /// V09 and V10, which share a small world.
     fn permutation_and_presence(&self) -> Result<[Tally; 2], TransformError> {
-        let mut permuted = Tally::new("V09", "no feature changes with the outcome of its own event", "events");
-        let mut blanked = Tally::new("V10", "features are there before the outcome, and the same", "events");
-        let picked = events::pick(self.worlds.engine, self.plan)?;
-        if !picked.is_empty() {
+        let (engine, plan) = (self.worlds.engine, self.plan);
+        let mut permuted = Tally::new("V09", "no feature knows the outcome of its own event or a later one", "events");
+        let mut blanked = Tally::new("V10", "features are there before the outcome, and the same", "tries");
+        if plan.event_order.is_none() {
+            (permuted, blanked) = (permuted.with_limit(UNORDERED), blanked.with_limit(UNORDERED));
+        }
+        order::find(engine, plan, AUDIT_SOURCES)?;
+        let picks = picks::pick(engine, plan)?;
+        if !picks.is_empty() {
             let work = self.progress.start(Step::Validate, "V09 V10 before any change", None);
             self.worlds.slice()?;
+            // The dataset in the lake may lack the events to come of these days.
+            order::find(engine, plan, BASE)?;
             work.finish();
         }
-        for event in picked {
-            events::set_picked(self.worlds.engine, &event)?;
-            let label = format!("V09 {event}");
-            self.try_change(&mut permuted, &label, &Change::Permuted, Rule::InBoth)?;
-            let label = format!("V10 {event}");
+        for pick in picks {
+            picks::set_picked(engine, &pick)?;
+            order::find_unreached(engine, plan)?;
+            if !pick.is_last_day {
+                let label = format!("V09 {}", pick.name);
+                self.try_change(&mut permuted, &label, &Change::Permuted, Rule::InBoth)?;
+            }
+            let label = format!("V10 {}", pick.name);
             self.try_change(&mut blanked, &label, &Change::Blanked, Rule::OfBase)?;
         }
         Ok([permuted, blanked])
@@ -167,5 +189,37 @@ impl Audit<'_> {
         work.finish();
         tally.add(compared);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+impl AuditPlan {
+    /// A small plan for tests.
+    fn of_races() -> Self {
+        let texts = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let table = |name: &str, columns: &[&str], outcomes: &[&str], after_event| AuditTable {
+            name: name.to_owned(),
+            key: texts(&columns[..2]),
+            columns: texts(columns),
+            outcomes: texts(outcomes),
+            after_event,
+        };
+        Self {
+            dataset: "d".to_owned(),
+            key: texts(&["race", "horse"]),
+            labels: texts(&["place"]),
+            event: "race".to_owned(),
+            event_table: "races".to_owned(),
+            event_date: "day".to_owned(),
+            event_order: None,
+            event_within: Vec::new(),
+            tables: vec![
+                table("races", &["race", "day"], &[], false),
+                table("results", &["race", "horse", "weight", "place", "margin"], &["place", "margin"], false),
+                table("times", &["race", "horse", "seconds"], &[], true),
+            ],
+            dates: 3,
+            events: 2,
+        }
     }
 }

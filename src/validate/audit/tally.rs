@@ -14,6 +14,7 @@ const NAMED_FEATURES: usize = 5;
 pub(super) struct Tally {
     id: &'static str,
     check: &'static str,
+    limit: &'static str,
     /// What is counted, such as `dates`.
     tries_of: &'static str,
     tries: u64,
@@ -21,7 +22,7 @@ pub(super) struct Tally {
     features: usize,
     missing: u64,
     extra: u64,
-    /// Tries without a single row to compare.
+    /// Tries without a single row of their own to compare.
     empty: u64,
     /// Differing features and their rows, in the order in which they were found.
     differing: Vec<(String, u64)>,
@@ -33,6 +34,7 @@ impl Tally {
         Self {
             id,
             check,
+            limit: "no difference",
             tries_of,
             tries: 0,
             rows: 0,
@@ -45,13 +47,18 @@ impl Tally {
         }
     }
 
+    /// The same with more to say of what must not differ.
+    pub(super) fn with_limit(self, limit: &'static str) -> Self {
+        Self { limit, ..self }
+    }
+
     pub(super) fn add(&mut self, compared: Compared) {
         self.tries += 1;
         self.rows += compared.rows;
         self.features = compared.features;
         self.missing += compared.missing;
         self.extra += compared.extra;
-        self.empty += u64::from(compared.rows == 0);
+        self.empty += u64::from(compared.own_rows == 0);
         for difference in compared.differences {
             match self.differing.iter_mut().find(|(column, _)| *column == difference.column) {
                 Some((_, rows)) => *rows += difference.rows,
@@ -68,7 +75,7 @@ impl Tally {
             format!("{} {}, {} rows, {} features compared", self.tries, self.tries_of, self.rows, self.features);
         let ok = problems.is_empty();
         let observed = if ok { measured } else { format!("{} ({measured})", problems.join("; ")) };
-        let mut finding = Finding::new(self.id, self.check, Severity::Error, ok, observed, "no difference");
+        let mut finding = Finding::new(self.id, self.check, Severity::Error, ok, observed, self.limit);
         finding.sample = self.sample;
         finding
     }
@@ -90,7 +97,7 @@ impl Tally {
             problems.push(format!("{} rows are new", self.extra));
         }
         if self.tries == 0 {
-            problems.push(format!("the sources have no {} to try", self.tries_of));
+            problems.push("the sources have nothing to try".to_owned());
         }
         if self.empty > 0 {
             problems.push(format!("{} of the {} had no row to compare", self.empty, self.tries_of));
@@ -106,6 +113,12 @@ impl Tally {
         let key = first.get("key").and_then(Value::as_object).into_iter().flatten();
         let key: Vec<String> = key.map(|(name, value)| format!("{name} {}", text(value))).collect();
         let value = |name: &str| first.get(name).map(text).unwrap_or_default();
-        format!("{column} (in {rows} rows, first: {}, {} became {})", key.join(", "), value("base"), value("variant"))
+        format!(
+            "{column} (in {rows} rows, first: {}, {} became {} by {})",
+            key.join(", "),
+            value("base"),
+            value("variant"),
+            value("change")
+        )
     }
 }

@@ -1,6 +1,7 @@
 //! Worlds: a schema each, with source tables changed in one way, and the dataset that the phases make of them.
 
-use super::events::{self, EVENTS, PICKED, PICKS};
+use super::events::{self, EVENT, EVENTS};
+use super::picks::{PICKED, PICKS};
 use super::{AUDIT_SOURCES, AuditPlan, AuditTable, MakeDataset};
 use crate::pg::{quote_ident, quote_literal};
 use crate::transform::{Engine, TransformError};
@@ -14,8 +15,8 @@ pub(super) const BASE: &str = "audit_base";
 /// The world with a change.
 pub(super) const VARIANT: &str = "audit_variant";
 
-/// Events of the small world for each event to try: its day and some eight earlier runs of each runner of a large field.
-/// Few enough that the phases take not much longer than for none.
+/// Events of the small world for each try, unless its day alone has more: some eight earlier runs of each runner of a large
+/// field. Few enough that the phases take not much longer than for none.
 const SLICE_EVENTS_EACH: usize = 100;
 
 /// How the sources are changed.
@@ -25,7 +26,7 @@ pub(super) enum Change<'a> {
     After(&'a str),
     /// In the slice, the outcomes of the picked event are dealt out anew.
     Permuted,
-    /// In the slice, the picked event has no outcome yet.
+    /// In the slice, the picked events have no outcome yet.
     Blanked,
     /// All rows in another order.
     Shuffled,
@@ -134,7 +135,7 @@ impl Worlds<'_> {
         let Some(event) = self.event_of(table).filter(|_| !moved.is_empty()) else {
             return format!("SELECT * FROM {name}");
         };
-        let of_event = format!("{event} = (SELECT event FROM {PICKED})");
+        let of_event = format!("{event} = (SELECT {EVENT} FROM {PICKED})");
         let order: Vec<String> = table.outcomes.iter().chain(&table.key).map(|column| quote_ident(column)).collect();
         let order = if order.is_empty() { "rowid".to_owned() } else { order.join(", ") };
         let replaced: Vec<String> = moved.iter().map(|c| format!("giver.{0} AS {0}", quote_ident(c))).collect();
@@ -152,7 +153,7 @@ impl Worlds<'_> {
     fn blanked(&self, table: &AuditTable) -> String {
         let name = format!("{SLICE}.{}", quote_ident(&table.name));
         let Some(event) = self.event_of(table) else { return format!("SELECT * FROM {name}") };
-        let of_event = format!("({event} = (SELECT event FROM {PICKED})) IS TRUE");
+        let of_event = format!("({event} IN (SELECT {EVENT} FROM {PICKED})) IS TRUE");
         if table.after_event {
             return format!("SELECT * FROM {name} WHERE NOT {of_event}");
         }
@@ -177,32 +178,6 @@ mod tests {
     use super::*;
     use crate::transform::EngineLimits;
 
-    fn plan() -> AuditPlan {
-        let texts = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        let table = |name: &str, columns: &[&str], outcomes: &[&str], after_event| AuditTable {
-            name: name.to_owned(),
-            key: texts(&columns[..2]),
-            columns: texts(columns),
-            outcomes: texts(outcomes),
-            after_event,
-        };
-        AuditPlan {
-            dataset: "d".to_owned(),
-            key: texts(&["race", "horse"]),
-            labels: Vec::new(),
-            event: "race".to_owned(),
-            event_table: "races".to_owned(),
-            event_date: "day".to_owned(),
-            tables: vec![
-                table("races", &["race", "day"], &[], false),
-                table("results", &["race", "horse", "weight", "place", "margin"], &["place", "margin"], false),
-                table("times", &["race", "horse", "seconds"], &[], true),
-            ],
-            dates: 3,
-            events: 2,
-        }
-    }
-
     /// The rows of a changed table, as text.
     fn changed(table: usize, change: Change<'_>) -> String {
         let engine = Engine::open(None, &EngineLimits::default(), CancellationToken::new()).unwrap();
@@ -217,7 +192,7 @@ mod tests {
                  INSERT INTO audit_slice.times VALUES ('r1', 'a', 60), ('r2', 'a', 61), ('r2', 'b', 62)",
             )
             .unwrap();
-        let plan = plan();
+        let plan = AuditPlan::of_races();
         let worlds = Worlds { engine: &engine, plan: &plan, make_dataset: &|_| Ok(()) };
         let select = match change {
             Change::Permuted => worlds.permuted(&plan.tables[table]),
