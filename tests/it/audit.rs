@@ -201,6 +201,122 @@ async fn an_audit_that_makes_no_sense_is_refused_and_an_interrupted_one_leaves_n
     Ok(())
 }
 
+/// A source that has nothing to do with racing: examinations, by hall and time of day. `more` changes it.
+async fn examinations(name: &str, more: &str) -> Result<(TestDb, Workspace)> {
+    let db = TestDb::new(name).await?;
+    let tables = "\
+        CREATE TABLE sittings (sitting integer PRIMARY KEY, held_on date, hall text, slot integer); \
+        INSERT INTO sittings SELECT n, DATE '2024-03-01' + n / 4, CASE n % 2 WHEN 0 THEN 'north' ELSE 'south' END, n % 4 / 2 + 1 \
+          FROM generate_series(0, 31) AS n; \
+        CREATE TABLE papers (sitting integer, candidate text, tutor text, grade integer, PRIMARY KEY (sitting, candidate)); \
+        INSERT INTO papers SELECT n, 'candidate ' || (n * 3 + k * 7) % 20, 'tutor ' || (n + k) % 4, \
+          CASE WHEN n < 30 THEN (n * 5 + k * 3 + n * k) % 10 + 1 END \
+          FROM generate_series(0, 31) AS n, generate_series(0, 4) AS k; \
+        CREATE TABLE remarks (sitting integer, candidate text, remark text, PRIMARY KEY (sitting, candidate)); \
+        INSERT INTO remarks SELECT sitting, candidate, 'seen' FROM papers WHERE grade < 4;";
+    db.client().await?.batch_execute(&format!("{tables} {more}")).await?;
+    let workspace = Workspace::at(db.url())?;
+    Ok((db, workspace))
+}
+
+/// Pulls and audits examinations. The honest features count earlier days, and earlier slots of the day in the same hall;
+/// `leak` is one more feature, `order` what the pipeline file says of slots and halls.
+fn audit_examinations(workspace: &Workspace, leak: &str, order: &str) -> Result<Value> {
+    let phases = workspace.path().join("phases");
+    fs::create_dir_all(&phases)?;
+    let phase = format!(
+        "-- grain: one row per paper\n-- reads: sittings, papers, remarks\n-- writes: chances\n-- why: a test\n\
+         CREATE TABLE chances AS WITH taken AS (SELECT * FROM papers JOIN sittings USING (sitting)) \
+         SELECT t.sitting, t.candidate, t.hall, t.slot, \
+           (SELECT count(*) FROM taken AS e WHERE e.tutor = t.tutor AND e.grade > 5 AND (e.held_on < t.held_on \
+             OR (e.held_on = t.held_on AND e.hall = t.hall AND e.slot < t.slot))) AS passes_of_tutor, \
+           (SELECT count(*) FROM taken AS e JOIN remarks AS r USING (sitting, candidate) \
+             WHERE e.candidate = t.candidate AND e.held_on < t.held_on) AS remarks_before, \
+           {leak} t.grade \
+         FROM taken AS t WHERE t.grade IS NOT NULL OR with_upcoming();"
+    );
+    fs::write(phases.join("01_chances.sql"), phase)?;
+    let pipeline = workspace.path().join("examinations.toml");
+    fs::write(
+        &pipeline,
+        format!(
+            "[[tables]]\nname = 'sittings'\nkey = ['sitting']\n\
+             [[tables]]\nname = 'papers'\nkey = ['sitting', 'candidate']\noutcomes = ['grade']\n\
+             [[tables]]\nname = 'remarks'\nkey = ['sitting', 'candidate']\nafter_event = true\nrequired = false\n\
+             [dataset]\nname = 'chances'\nkey = ['sitting', 'candidate']\nlabels = ['grade']\nphases = 'phases'\n\
+             event = {{ column = 'sitting', table = 'sittings', date = 'held_on'{order} }}\n\
+             [target]\ntable = 'public.chances'\nbackup = 'chances_backup'\n"
+        ),
+    )?;
+    let pipeline = pipeline.display().to_string();
+    workspace.run(["--pipeline", &pipeline, "pull"])?.ok()?;
+    workspace.run(["--pipeline", &pipeline, "run"])?.ok()?;
+    workspace.run(["--json", "--pipeline", &pipeline, "validate", "--audit"])?.json()
+}
+
+/// How examinations are ordered.
+const BY_SLOT: &str = ", order = 'slot', within = ['hall']";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_pipeline_file_can_be_audited() -> Result<()> {
+    let (_db, workspace) = examinations("audit_examinations", "").await?;
+    assert_all_pass(&audit_examinations(&workspace, "", BY_SLOT)?)?;
+
+    // The slot alone, so that a slot in one hall knows earlier slots of the other.
+    let leak = "(SELECT count(*) FROM taken AS e WHERE e.tutor = t.tutor AND e.grade > 5 AND e.held_on = t.held_on \
+                AND e.slot < t.slot) AS passes_today,";
+    let report = audit_examinations(&workspace, leak, BY_SLOT)?;
+    for id in ["V09", "V10"] {
+        let found = finding(&report, id)?;
+        let observed = found["observed"].as_str().context("text")?;
+        assert!(observed.starts_with("1 features differ: passes_today (in "), "{found:#}");
+        assert!(observed.contains("first: sitting ") && observed.contains(", candidate candidate "), "{found:#}");
+    }
+    for id in ["V08", "V11"] {
+        assert_eq!(finding(&report, id)?["verdict"], "pass", "{report:#}");
+    }
+    // With one order for all halls it is none.
+    assert_all_pass(&audit_examinations(&workspace, leak, ", order = 'slot'")?)?;
+
+    // Where nothing says which sittings of a day come first, none may know another.
+    let report = audit_examinations(&workspace, "", "")?;
+    let found = finding(&report, "V09")?;
+    assert!(found["observed"].as_str().context("text")?.starts_with("1 features differ: passes_of_tutor"), "{found:#}");
+    assert!(found["limit"].as_str().context("text")?.ends_with("dataset.event has no order"), "{found:#}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_single_event_and_events_without_a_place_in_their_day_can_be_audited() -> Result<()> {
+    let more = "DELETE FROM remarks WHERE sitting <> 1; DELETE FROM papers WHERE sitting <> 1; DELETE FROM sittings WHERE sitting <> 1;";
+    let (_db, workspace) = examinations("audit_single", more).await?;
+    let report = audit_examinations(&workspace, "", BY_SLOT)?;
+    assert_all_pass(&report)?;
+    for (id, tried) in [
+        ("V08", "1 dates, 5 rows"),
+        ("V09", "1 events, 5 rows"),
+        ("V10", "2 tries, 10 rows"),
+        ("V11", "1 shuffles, 5 rows"),
+    ] {
+        let found = finding(&report, id)?;
+        assert!(found["observed"].as_str().context("text")?.starts_with(tried), "{found:#}");
+    }
+
+    let (_db, workspace) =
+        examinations("audit_placeless", "UPDATE sittings SET slot = NULL WHERE sitting % 4 > 1;").await?;
+    assert_all_pass(&audit_examinations(&workspace, "", BY_SLOT)?)?;
+    // What has no slot may know no other sitting of its day.
+    let leak = "(SELECT count(*) FROM taken AS e WHERE e.held_on = t.held_on AND e.hall = t.hall AND t.slot IS NULL \
+                AND e.sitting <> t.sitting AND e.grade > 5) AS passes_today,";
+    let report = audit_examinations(&workspace, leak, BY_SLOT)?;
+    let found = finding(&report, "V10")?;
+    assert!(
+        found["observed"].as_str().context("text")?.starts_with("1 features differ: passes_today (in "),
+        "{found:#}"
+    );
+    Ok(())
+}
+
 /// Two real seasons, where the machine has them.
 #[tokio::test(flavor = "multi_thread")]
 async fn real_seasons_pass_the_audit() -> Result<()> {
