@@ -27,8 +27,8 @@ pub(super) struct Pick {
 /// Makes [`PICKS`] by [`TURNS`]: events spread over time, and the last day.
 ///
 /// In each stretch of time the event that tests most: rows that exist only afterwards, runners with another event that
-/// day, an event before it that must not know it, events elsewhere, a large field, and a first who shares its trainer or
-/// the like with others. The hash decides the rest.
+/// day, an event before it that must not know it, events elsewhere that seem later by their turn alone, a large field,
+/// and a first who shares its trainer or the like with others. The hash decides the rest.
 ///
 /// An event with two rows of one runner is left out: which of them counts may depend on the outcome.
 pub(super) fn pick(engine: &Engine, plan: &AuditPlan) -> Result<Vec<Pick>, TransformError> {
@@ -38,7 +38,8 @@ pub(super) fn pick(engine: &Engine, plan: &AuditPlan) -> Result<Vec<Pick>, Trans
          twice AS (SELECT DISTINCT one.{EVENT} FROM {ENTRIES} one JOIN {EVENTS} a USING ({EVENT}) \
            JOIN {ENTRIES} other ON other.runner = one.runner AND other.{EVENT} <> one.{EVENT} \
            JOIN {EVENTS} b ON b.{EVENT} = other.{EVENT} AND b.day = a.day), \
-         near AS (SELECT mine.{EVENT}, bool_or({knows}) AS has_earlier, bool_or(NOT {knows} AND NOT {known}) AS has_elsewhere \
+         near AS (SELECT mine.{EVENT}, bool_or({knows}) AS has_earlier, \
+           bool_or(NOT {knows} AND NOT {known} AND coalesce(other.turn > mine.turn, true)) AS has_elsewhere \
            FROM {TURNS} AS mine JOIN {TURNS} AS other ON other.day = mine.day AND other.{EVENT} <> mine.{EVENT} \
            GROUP BY mine.{EVENT}), \
          over AS (SELECT {EVENT}, day, participants, \
