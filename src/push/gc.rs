@@ -33,7 +33,7 @@ pub async fn leftovers(client: &Client, url: &DatabaseUrl) -> Result<Vec<Leftove
     for orphan in orphans::find(client).await.map_err(failed)? {
         let leftover = orphan.leftover();
         // Of a push that is under way nothing is left over.
-        if !session::is_locked(client, LockKey::of(url, &leftover.table)).await.map_err(failed)? {
+        if !session::is_locked(client, LockKey::of(&leftover.table)).await.map_err(failed)? {
             leftovers.push(leftover);
         }
     }

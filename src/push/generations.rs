@@ -172,7 +172,7 @@ pub async fn drop_backups(
 ) -> Result<DropReport, PushError> {
     let table = &options.table;
     let (session, _) = session::open(url, table, run_id).await?;
-    let lock = LockKey::of(url, table);
+    let lock = LockKey::of(table);
     session::take_lock(&session, lock, table).await?;
     let generations = Generations::read(&session, options).await?;
     if generations.found.is_empty() {

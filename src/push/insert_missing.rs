@@ -72,7 +72,7 @@ where
 {
     let table = &options.table;
     let (session, _) = session::open(url, table, run_id).await?;
-    let lock = LockKey::of(url, table);
+    let lock = LockKey::of(table);
     session::take_lock(&session, lock, table).await?;
     let plan = plan(&session, options, &dataset.schema).await?;
     if !plan.blockers.is_empty() {

@@ -120,7 +120,7 @@ where
 {
     let table = &options.table;
     let (session, server) = session::open(url, table, run_id).await?;
-    session::take_lock(&session, LockKey::of(url, table), table).await?;
+    session::take_lock(&session, LockKey::of(table), table).await?;
     let settled = orphans::settle(&session, table, false).await?;
     let unfinished = after::finish(&session, options).await?;
     let schema = RunSchema::new(run_id, table);
@@ -177,7 +177,7 @@ impl<'a> Run<'a> {
         if !inspection.plan.blockers.is_empty() {
             return Err(PushError::Blocked { table: options.table.clone(), blockers: inspection.plan.blockers });
         }
-        let lock = LockKey::of(url, &options.table);
+        let lock = LockKey::of(&options.table);
         let notes = inspection.plan.notes.clone();
         let warnings = Vec::new();
         Ok(Self { url, options, inspection, schema, id: run_id, lock, server, progress, notes, warnings })

@@ -34,7 +34,7 @@ pub async fn resume(
 ) -> Result<PushReport, PushError> {
     let table = &options.table;
     let (session, server) = session::open(url, table, run_id).await?;
-    let lock = LockKey::of(url, table);
+    let lock = LockKey::of(table);
     session::take_lock(&session, lock, table).await?;
     let settled = orphans::settle(&session, table, true).await?;
     let schema = newest(options, settled.ready, &settled.notes)?;

@@ -60,7 +60,7 @@ pub async fn rollback(
 ) -> Result<RollbackReport, PushError> {
     let table = &options.table;
     let (mut session, server) = session::open(url, table, run_id).await?;
-    let lock = LockKey::of(url, table);
+    let lock = LockKey::of(table);
     session::take_lock(&session, lock, table).await?;
     let mut warnings = orphans::settle(&session, table, true).await?.warnings;
     warnings.extend(after::finish(&session, options).await?);

@@ -46,8 +46,9 @@ impl Server {
 pub(super) struct LockKey(pub(super) i64);
 
 impl LockKey {
-    pub(super) fn of(url: &DatabaseUrl, table: &TableName) -> Self {
-        let digest = Sha256::digest(format!("racealpha push\0{}\0{table}", url.database()));
+    /// The server keeps such locks apart by database, whatever name leads to it.
+    pub(super) fn of(table: &TableName) -> Self {
+        let digest = Sha256::digest(format!("racealpha push\0{table}"));
         let bytes = digest.iter().take(8).fold(0_u64, |key, byte| key << 8 | u64::from(*byte));
         Self(bytes.cast_signed())
     }

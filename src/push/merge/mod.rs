@@ -113,7 +113,7 @@ where
 {
     let table = &options.table;
     let (session, server) = session::open(url, table, run_id).await?;
-    let lock = LockKey::of(url, table);
+    let lock = LockKey::of(table);
     session::take_lock(&session, lock, table).await?;
     let settled = orphans::settle(&session, table, false).await?;
     let mut warnings = settled.warnings;
