@@ -5,9 +5,11 @@ use serde::Serialize;
 use tokio_postgres::Client;
 
 use crate::pg::DatabaseUrl;
+use crate::schema::TableName;
 
+use super::after;
 use super::error::PushError;
-use super::orphans::{self, LeftAt, Leftover};
+use super::orphans::{self, Leftover};
 use super::session::{self, LockKey};
 
 /// How long what a dead push loaded is kept, so that it can be resumed or looked at.
@@ -21,6 +23,8 @@ pub struct Collected {
     pub leftover: Leftover,
     /// Why it stays; nothing when it is removed, or would be in a dry run.
     pub kept: Option<String>,
+    /// What the push's end still lacks, when it had swapped; the next push tries again.
+    pub unfinished: Vec<String>,
 }
 
 /// What dead pushes left on the target.
@@ -40,8 +44,8 @@ pub async fn leftovers(client: &Client, url: &DatabaseUrl) -> Result<Vec<Leftove
     Ok(leftovers)
 }
 
-/// Removes what dead pushes of our role left in this database: at once when the push had swapped, else when it is
-/// older than [`RETENTION`] or `at_once` says so. A push that is under way holds its table's lock and is not touched.
+/// Removes what dead pushes of our role left in this database: at once when the push had swapped, whose end is then made
+/// up for, else when it is older than [`RETENTION`] or `at_once` says so. A push that is under way holds its table's lock and is not touched.
 ///
 /// # Errors
 /// [`PushError`] when the target cannot be reached or read; what cannot be removed is part of the answer.
@@ -58,14 +62,18 @@ pub async fn collect_garbage(
     for orphan in orphans::find(&session).await.map_err(failed)? {
         let leftover = orphan.leftover();
         let table = leftover.table.clone();
-        let lock = LockKey::of(url, &table);
+        let lock = LockKey::of(&table);
+        let mut unfinished = Vec::new();
         let kept = if session::try_lock(&session, lock).await.map_err(failed)? {
-            let is_young = now - leftover.since < RETENTION && leftover.left_at != LeftAt::Swapped;
+            let is_young = now - leftover.since < RETENTION && !leftover.left_at.is_done();
             let kept = if is_young && !at_once {
                 Some(format!("younger than {} hours; --now removes it", RETENTION.num_hours()))
             } else if dry_run {
                 None
             } else {
+                if leftover.left_at.is_done() {
+                    unfinished = finish(&session, &table, &leftover.run_id).await;
+                }
                 orphan.schema.remove(&session, &table).await.err().map(|error| said(&error))
             };
             session::release_lock(&session, lock).await;
@@ -73,9 +81,21 @@ pub async fn collect_garbage(
         } else {
             Some(format!("a push of {table} is under way"))
         };
-        collected.push(Collected { leftover, kept });
+        collected.push(Collected { leftover, kept, unfinished });
     }
     Ok(collected)
+}
+
+/// What follows a swap, for one whose program died after its commit.
+async fn finish(client: &Client, table: &TableName, run_id: &str) -> Vec<String> {
+    let finished = async {
+        let made = orphans::backup_of(client, table, run_id).await;
+        match made.map_err(|source| PushError::at("look for the backup", table, source))? {
+            Some((backup, _)) => after::finish(client, table, &backup).await,
+            None => Ok(Vec::new()),
+        }
+    };
+    finished.await.unwrap_or_else(|error| vec![said(&error)])
 }
 
 /// The error and its cause: the server's message names what was built on the tables.

@@ -8,6 +8,7 @@ use tokio_postgres::Client;
 
 use crate::schema::TableName;
 
+use super::backup;
 use super::error::PushError;
 use super::run_schema::{Marker, PREFIX, RunSchema};
 
@@ -90,6 +91,24 @@ pub(super) async fn find(client: &Client) -> Result<Vec<Orphan>, tokio_postgres:
     }
     orphans.sort_by_key(|orphan| orphan.schema.marker().created);
     Ok(orphans)
+}
+
+/// The backup of a table that a run made, with its marker: it is part of the transaction that changed the table, so it
+/// is there exactly when that has committed.
+pub(super) async fn backup_of(
+    client: &Client,
+    table: &TableName,
+    run_id: &str,
+) -> Result<Option<(TableName, backup::Marker)>, tokio_postgres::Error> {
+    let sql = "SELECT c.relname, obj_description(c.oid, 'pg_class') FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+               WHERE n.nspname = $1 AND c.relkind = 'r' AND obj_description(c.oid, 'pg_class') IS NOT NULL ORDER BY 1";
+    let rows = client.query(sql, &[&table.schema()]).await?;
+    let made = rows.iter().find_map(|row| {
+        let (name, comment): (String, String) = (row.get(0), row.get(1));
+        let marker = backup::Marker::read(Some(&comment), table).filter(|marker| marker.run == run_id)?;
+        Some((TableName::new(table.schema(), name), marker))
+    });
+    Ok(made)
 }
 
 /// The oid of what stands under a table's name.

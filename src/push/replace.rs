@@ -122,7 +122,7 @@ where
     let (session, server) = session::open(url, table, run_id).await?;
     session::take_lock(&session, LockKey::of(table), table).await?;
     let settled = orphans::settle(&session, table, false).await?;
-    let unfinished = after::finish(&session, options).await?;
+    let unfinished = after::finish(&session, table, &options.backup_table()).await?;
     let schema = RunSchema::new(run_id, table);
     let mut run = Run::new(url, options, &dataset.schema, run_id, progress, schema, &session, server).await?;
     run.take_notes(settled.notes, [settled.warnings, unfinished].concat());

@@ -117,7 +117,7 @@ where
     session::take_lock(&session, lock, table).await?;
     let settled = orphans::settle(&session, table, false).await?;
     let mut warnings = settled.warnings;
-    warnings.extend(after::finish(&session, options).await?);
+    warnings.extend(after::finish(&session, table, &options.backup_table()).await?);
     let found = plan::inspect(&session, options, &dataset.schema).await?;
     let (plan, target) = match (found.plan, found.target) {
         (plan, Some(target)) if plan.blockers.is_empty() => (plan, target),
