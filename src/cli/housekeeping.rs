@@ -11,6 +11,8 @@ pub(super) fn leftover(leftover: &Leftover) -> String {
         LeftAt::Loading => "interrupted before it was complete",
         LeftAt::Ready => "loaded and not swapped; `racealpha push --resume` swaps it in",
         LeftAt::Swapped => "swapped in; only the former backup is left to remove",
+        LeftAt::Merged => "merged; only what it was merged from is left to remove",
+        LeftAt::RolledBack => "rolled back; nothing is left to do",
     };
     format!(
         "{}  run {} of {}  {}  {what}",
@@ -41,6 +43,9 @@ pub(super) fn gc(report: &GcReport) -> String {
     let rows: Vec<_> = lake.chain(target).collect();
     let mut text = if rows.is_empty() { String::new() } else { table(&["what", "#size", "outcome"], rows) + "\n" };
     let gone = report.target.iter().filter(|collected| collected.kept.is_none());
+    for unfinished in report.target.iter().flat_map(|collected| &collected.unfinished) {
+        text.push_str(&format!("warning   {unfinished}\n"));
+    }
     text.push_str(&format!(
         "lake: {} versions and {} files with {} {removed}, {} versions stay\n",
         report.lake.versions.len(),

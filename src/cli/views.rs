@@ -357,6 +357,9 @@ pub(super) fn rollback(report: &RollbackReport) -> String {
         Some(merged) => line(&mut text, "rows", &counts(merged)),
         None => line(&mut text, "swap", &swap_line(&report.swap)),
     }
+    for note in &report.notes {
+        line(&mut text, "note", note);
+    }
     for warning in &report.warnings {
         line(&mut text, "warning", warning);
     }

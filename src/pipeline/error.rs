@@ -150,7 +150,9 @@ impl PipelineError {
             }
             Self::Push(PushError::SwapTimedOut { .. }) => Failure::NotSwapped,
             Self::Source(error) if error.is_unreachable() => Failure::Unreachable,
-            Self::Push(PushError::Lost { .. } | PushError::OutcomeUnknown { .. }) => Failure::Unreachable,
+            Self::Push(PushError::Lost { .. } | PushError::OutcomeUnknown { .. } | PushError::LockTimedOut { .. }) => {
+                Failure::Unreachable
+            }
             _ => Failure::Failed,
         }
     }

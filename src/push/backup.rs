@@ -45,6 +45,9 @@ pub(super) struct Marker {
     /// Whether it is a copy that a merge made, and not the former live table itself.
     #[serde(default)]
     pub(super) merged: bool,
+    /// Its rows, where they were counted.
+    #[serde(default)]
+    pub(super) rows: Option<u64>,
 }
 
 impl Marker {
@@ -60,6 +63,7 @@ impl Marker {
             serials: BTreeMap::new(),
             to_validate: Vec::new(),
             merged: false,
+            rows: None,
         }
     }
 
@@ -106,7 +110,7 @@ impl Marker {
 pub struct BackupStatus {
     /// The backup's name.
     pub table: TableName,
-    /// The planner's estimate of its rows.
+    /// Its rows: as counted at the push, or the planner's estimate.
     pub rows_estimated: Option<u64>,
     /// What it takes on disk, indexes included.
     pub bytes: u64,
@@ -137,7 +141,7 @@ pub async fn backup_status(client: &Client, options: &TargetOptions) -> Result<O
     let marker = Marker::read(attributes.comment.as_deref(), &options.table);
     Ok(marker.map(|marker| BackupStatus {
         table,
-        rows_estimated: rows(&attributes),
+        rows_estimated: marker.rows.or_else(|| rows(&attributes)),
         bytes: attributes.bytes,
         since: marker.since,
         run_id: marker.run,

@@ -8,6 +8,8 @@ use crate::pg::{ConnectError, is_connection_lost};
 use crate::schema::TableName;
 use crate::wire::ValueError;
 
+use super::lock_retry;
+
 /// Something that makes a push impossible, found before anything is loaded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Blocker {
@@ -220,6 +222,18 @@ pub enum PushError {
         /// Who held the lock, as last seen.
         blockers: Vec<String>,
     },
+    /// A merge or a rollback could not have its locks within the time allowed.
+    #[error("could not lock {table} or rows of it in {attempts} attempts over {seconds} s{}; it is as it was", held_by(.blockers))]
+    LockTimedOut {
+        /// The live table.
+        table: TableName,
+        /// Attempts made.
+        attempts: u32,
+        /// Seconds spent on them.
+        seconds: u64,
+        /// Who held locks, as last seen.
+        blockers: Vec<String>,
+    },
     /// What earlier pushes left could not be looked at.
     #[error("cannot look for what earlier pushes left on {server}")]
     Leftovers {
@@ -257,7 +271,11 @@ impl PushError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Connect(error) => error.is_unreachable(),
-            Self::Lost { .. } | Self::OutcomeUnknown { .. } | Self::SwapTimedOut { .. } | Self::Drifted { .. } => true,
+            Self::Lost { .. }
+            | Self::OutcomeUnknown { .. }
+            | Self::SwapTimedOut { .. }
+            | Self::LockTimedOut { .. }
+            | Self::Drifted { .. } => true,
             _ => false,
         }
     }
@@ -268,6 +286,11 @@ impl PushError {
         // "could not open relation with OID …" and "cache lookup failed …" have no code of their own.
         let gone = [SqlState::UNDEFINED_TABLE, SqlState::UNDEFINED_OBJECT, SqlState::INTERNAL_ERROR];
         source.code().is_some_and(|code| gone.contains(code))
+    }
+
+    /// Whether a statement was ended because others hold a lock.
+    pub(super) fn is_blocked(&self) -> bool {
+        matches!(self, Self::ServerRefused { source, .. } if lock_retry::is_blocked(source))
     }
 
     /// Sorts a client's error by what the operator can do.

@@ -32,7 +32,7 @@ struct Generation {
 impl Generation {
     fn status(self) -> BackupStatus {
         BackupStatus {
-            rows_estimated: rows(&self.attributes),
+            rows_estimated: self.marker.rows.or_else(|| rows(&self.attributes)),
             bytes: self.attributes.bytes,
             table: self.table,
             since: self.marker.since,

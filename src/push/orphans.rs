@@ -12,7 +12,7 @@ use super::backup;
 use super::error::PushError;
 use super::run_schema::{Marker, PREFIX, RunSchema};
 
-/// How far a push came that did not end.
+/// How far a push or a rollback came that did not end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LeftAt {
@@ -22,6 +22,17 @@ pub enum LeftAt {
     Ready,
     /// Swapped in; what is left is the former backup.
     Swapped,
+    /// Merged; what is left is what was merged, and the former backup.
+    Merged,
+    /// A rollback that has happened; nothing of use is left.
+    RolledBack,
+}
+
+impl LeftAt {
+    /// Whether the live table is what the run was to make of it.
+    pub(super) fn is_done(self) -> bool {
+        matches!(self, Self::Swapped | Self::Merged | Self::RolledBack)
+    }
 }
 
 /// What a push left on the target.
@@ -84,7 +95,12 @@ pub(super) async fn find(client: &Client) -> Result<Vec<Orphan>, tokio_postgres:
         let left_at = match &marker.ready {
             Some(ready) if tables.contains(&ready.oid) => LeftAt::Ready,
             Some(ready) if oid(client, &marker.table).await? == Some(ready.oid) => LeftAt::Swapped,
-            _ => LeftAt::Loading,
+            ready => match backup_of(client, &marker.table, &marker.run).await? {
+                Some((_, made)) if made.merged => LeftAt::Merged,
+                Some(_) if ready.is_some() => LeftAt::Swapped,
+                Some(_) => LeftAt::RolledBack,
+                None => LeftAt::Loading,
+            },
         };
         let bytes = u64::try_from(row.get::<_, i64>(3)).unwrap_or(0);
         orphans.push(Orphan { schema: RunSchema::found(name, marker), left_at, bytes });
@@ -148,10 +164,12 @@ pub(super) async fn settle(client: &Client, table: &TableName, keep_ready: bool)
         }
         let what = match orphan.left_at {
             LeftAt::Swapped => format!("run {run} had put its table in place of {table}; it is finished now"),
+            LeftAt::Merged => format!("run {run} had merged its rows into {table}; it is finished now"),
+            LeftAt::RolledBack => format!("run {run} had rolled {table} back; it is finished now"),
             LeftAt::Ready => format!("what run {run} had loaded and not swapped was removed"),
             LeftAt::Loading => format!("what run {run} left when it was interrupted was removed"),
         };
-        if orphan.left_at == LeftAt::Swapped {
+        if orphan.left_at.is_done() {
             tracing::warn!(schema = name, "{what}");
         } else {
             tracing::info!(schema = name, "{what}");

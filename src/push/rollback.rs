@@ -39,6 +39,8 @@ pub struct RollbackReport {
     pub swap: SwapReport,
     /// What happened to rows, when the push was a merge and was merged back.
     pub merged: Option<MergeCounts>,
+    /// Things worth knowing, one sentence each.
+    pub notes: Vec<String>,
     /// What did not go as it should and does not undo the rollback.
     pub warnings: Vec<String>,
 }
@@ -46,8 +48,8 @@ pub struct RollbackReport {
 /// Puts the backup back in place of the live table, which becomes the backup.
 ///
 /// As in a push, readers see the one or the other and wait no longer than the lock budget and the batch together.
-/// Policies, privileges, the comment and row-level security are those of the live table, so what was tightened since
-/// the push stays tight.
+/// Owner, policies, privileges, comments and row-level security are those of the live table, so what was tightened
+/// since the push stays tight. What a push has loaded and could not swap is removed.
 ///
 /// # Errors
 /// [`PushError::NoBackup`] when there is none of ours, otherwise as for a push.
@@ -62,10 +64,11 @@ pub async fn rollback(
     let (mut session, server) = session::open(url, table, run_id).await?;
     let lock = LockKey::of(table);
     session::take_lock(&session, lock, table).await?;
-    let mut warnings = orphans::settle(&session, table, true).await?.warnings;
-    warnings.extend(after::finish(&session, options).await?);
+    // What a push has loaded and not swapped goes too: it was to follow the table that is now given up.
+    let orphans::Settled { mut notes, mut warnings, .. } = orphans::settle(&session, table, false).await?;
+    warnings.extend(after::finish(&session, table, &options.backup_table()).await?);
     if let Some(merged) = merge::find_merged(&session, options).await? {
-        let locked = merge::Locked { url, session, server, lock, run_id };
+        let locked = merge::Locked { url, session, server, lock, run_id, notes, warnings };
         return merge::roll_back(locked, options, merged, progress, cancel).await;
     }
     let found = inspect(&session, options).await?;
@@ -98,7 +101,8 @@ pub async fn rollback(
         Err(error) => Err(error),
     };
     let removed = schema.remove(&session, table).await;
-    let finished = after::finish(&session, options).await;
+    let finished = after::finish(&session, table, &options.backup_table()).await;
+    let now = attributes::read(&session, table).await;
     session::release_lock(&session, lock).await;
     let swap = swapped?;
     work.finish();
@@ -120,6 +124,7 @@ pub async fn rollback(
         undone_run: found.marker.run,
         swap,
         merged: None,
+        notes,
         warnings,
     })
 }

@@ -1,6 +1,6 @@
 //! The session of a push: settings that keep it safe, and the lock that makes it the only one.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use tokio_postgres::Client;
@@ -10,11 +10,16 @@ use crate::pg::{DatabaseUrl, Session};
 use crate::schema::TableName;
 
 use super::error::PushError;
+use super::options::TargetOptions;
 
 /// How long a statement outside the swap may wait for a lock.
 const LOCK_TIMEOUT: &str = "2s";
 /// How long a push waits for another that is just ending: the server looks once a second whether a client is still there.
 const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+/// How long a lost session may go on before it is looked at.
+const LOST_SESSION_PATIENCE: Duration = Duration::from_secs(2);
+/// Between two attempts to reach the server again.
+const REOPEN_PAUSE: Duration = Duration::from_millis(500);
 /// How long the server goes on sending to a client that confirms nothing.
 const LOST_CLIENT_TIMEOUT: &str = "60s";
 /// The least version with every catalogue column and statement a push uses.
@@ -194,6 +199,45 @@ pub(super) async fn wait_for_lock(
 ) -> Result<(), PushError> {
     let failed = |source| PushError::at("wait for the lost session to end", table, source);
     acquire(client, key, patience).await.map_err(failed)
+}
+
+/// A new session that holds the push lock, after a lost one: whoever had the lock before has ended, so what became of
+/// its transaction is final. Answers the session's process id too.
+pub(super) async fn reopen(
+    url: &DatabaseUrl,
+    options: &TargetOptions,
+    run_id: &str,
+    lock: LockKey,
+    lost_pid: i32,
+) -> Result<(Session, i32), PushError> {
+    let table = &options.table;
+    let deadline = Instant::now() + options.outcome_patience;
+    loop {
+        let error = match open_and_wait(url, table, run_id, lock, lost_pid).await {
+            Ok(opened) => return Ok(opened),
+            Err(error) => error,
+        };
+        if Instant::now() >= deadline {
+            return Err(PushError::OutcomeUnknown { table: table.clone(), source: Some(Box::new(error)) });
+        }
+        tokio::time::sleep(REOPEN_PAUSE).await;
+    }
+}
+
+async fn open_and_wait(
+    url: &DatabaseUrl,
+    table: &TableName,
+    run_id: &str,
+    lock: LockKey,
+    lost_pid: i32,
+) -> Result<(Session, i32), PushError> {
+    let (session, server) = open(url, table, run_id).await?;
+    if let Err(error) = wait_for_lock(&session, lock, table, LOST_SESSION_PATIENCE).await {
+        // It holds the lock and does nothing: its transaction is over, and the server has not noticed that we are gone.
+        end_lost(&session, url, table, run_id, lost_pid, true).await?;
+        return Err(error);
+    }
+    Ok((session, server.pid))
 }
 
 /// Ends the server's side of a session of this run that we have lost; with `idle_only`, only if it does nothing.

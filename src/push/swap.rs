@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::pg::{DatabaseUrl, Session, is_connection_lost, quote_table};
 
-use super::batch::{DRIFT, Swap};
+use super::batch::{Candidate, DRIFT, Swap};
 use super::error::PushError;
+use super::lock_retry;
 use super::session::{self, Server};
 
 /// Budgets of the first attempts; later ones use the configured budget.
@@ -25,8 +26,6 @@ const FIRST_BUDGETS: [Duration; 4] =
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause between attempts.
 const PAUSE_MAX: Duration = Duration::from_secs(15);
-/// How long the lost backend gets before it is looked at.
-const LOST_SESSION_PATIENCE: Duration = Duration::from_secs(2);
 /// Blockers named in an error at most.
 const BLOCKERS_NAMED: i64 = 5;
 
@@ -97,7 +96,7 @@ pub(super) async fn run(
             Attempt::Lost(source) => {
                 let error = source.as_ref().map(ToString::to_string);
                 tracing::warn!(error, "lost the connection during the swap; asking the server what became of it");
-                (*session, pid) = reopen(url, swap, pid).await?;
+                (*session, pid) = session::reopen(url, swap.options, swap.run_id, swap.lock, pid).await?;
                 if committed(session, swap).await? {
                     return Ok(SwapReport { attempts, answer_lost: true, ..SwapReport::default() });
                 }
@@ -109,7 +108,11 @@ pub(super) async fn run(
                 tracing::warn!(attempts, blockers = blockers.join(", "), "the table is in use; trying again");
                 if started.elapsed() + pause > swap.options.swap_deadline {
                     let seconds = started.elapsed().as_secs();
-                    return Err(PushError::SwapTimedOut { table: table.clone(), attempts, seconds, blockers });
+                    let table = table.clone();
+                    return Err(match swap.candidate {
+                        Candidate::Staging { .. } => PushError::SwapTimedOut { table, attempts, seconds, blockers },
+                        Candidate::Backup { .. } => PushError::LockTimedOut { table, attempts, seconds, blockers },
+                    });
                 }
                 let jitter = rand::rng().random_range(0.7..1.3);
                 tokio::select! {
@@ -152,7 +155,7 @@ async fn attempt(
     let Some(code) = error.code().filter(|_| !is_connection_lost(&error)) else {
         return Ok(Attempt::Lost(Some(error)));
     };
-    let blocked = *code == SqlState::LOCK_NOT_AVAILABLE || *code == SqlState::T_R_DEADLOCK_DETECTED;
+    let blocked = lock_retry::is_blocked(&error);
     let stopped = *code == SqlState::QUERY_CANCELED && cancel.is_cancelled();
     let drifted = code.code() == DRIFT;
     // The server has released every lock already; this only makes the session usable again.
@@ -167,34 +170,6 @@ async fn attempt(
         return Err(PushError::Drifted { table: table.clone(), what });
     }
     Err(PushError::at("swap the tables", table, error))
-}
-
-/// A new session that holds the push lock: whoever had it before has ended, so the outcome is final. Answers the
-/// session's process id too.
-async fn reopen(url: &DatabaseUrl, swap: &Swap<'_>, lost_pid: i32) -> Result<(Session, i32), PushError> {
-    let table = &swap.options.table;
-    let deadline = Instant::now() + swap.options.outcome_patience;
-    loop {
-        let error = match open_and_wait(url, swap, lost_pid).await {
-            Ok(opened) => return Ok(opened),
-            Err(error) => error,
-        };
-        if Instant::now() >= deadline {
-            return Err(PushError::OutcomeUnknown { table: table.clone(), source: Some(Box::new(error)) });
-        }
-        tokio::time::sleep(FIRST_PAUSE).await;
-    }
-}
-
-async fn open_and_wait(url: &DatabaseUrl, swap: &Swap<'_>, lost_pid: i32) -> Result<(Session, i32), PushError> {
-    let table = &swap.options.table;
-    let (session, server) = session::open(url, table, swap.run_id).await?;
-    if let Err(error) = session::wait_for_lock(&session, swap.lock, table, LOST_SESSION_PATIENCE).await {
-        // It holds the lock and does nothing: the batch is over, and the server has not noticed that we are gone.
-        session::end_lost(&session, url, table, swap.run_id, lost_pid, true).await?;
-        return Err(error);
-    }
-    Ok((session, server.pid))
 }
 
 /// Whether the batch committed, decided by which table stands under the live name.

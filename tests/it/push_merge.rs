@@ -21,6 +21,7 @@ use racealpha::schema::TableName;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
+use crate::push::{Cut, MERGE, NO_PUSH_SESSION, NO_PUSH_WAITS, PUSH_WAITS, behind_cutting_proxy, until};
 use crate::support::TestDb;
 
 /// A table with everything that a swap has to refuse, a trigger in each state, and more rows than one batch.
@@ -362,5 +363,117 @@ async fn auto_swaps_where_it_can_and_merges_where_it_must() -> Result<()> {
     let both = choose().await.unwrap_err().to_string();
     assert!(both.contains("column of of table holder") || both.contains("column of"), "{both}");
     assert!(both.contains("for a merge, table public.dataset: no unique index over (id)"), "{both}");
+    Ok(())
+}
+
+/// A merge on a task of its own.
+fn merging(
+    url: &str,
+    options: TargetOptions,
+    run: &'static str,
+    batch: RecordBatch,
+) -> tokio::task::JoinHandle<Result<MergeReport, PushError>> {
+    let url: DatabaseUrl = url.parse().unwrap();
+    tokio::spawn(async move {
+        push::merge(&url, &options, dataset(batch), run, &Progress::new(), &CancellationToken::new()).await
+    })
+}
+
+const PLAIN: &str = "CREATE TABLE dataset (id bigint PRIMARY KEY, name text, points float8, notes json); \
+     INSERT INTO dataset SELECT i, 'horse ' || i, i / 8.0, '{}' FROM generate_series(0, 99) i; \
+     CREATE TABLE child (dataset_id bigint CONSTRAINT of_dataset REFERENCES dataset ON DELETE CASCADE);";
+
+const LEFTOVERS: &str = "SELECT nspname::text FROM pg_namespace WHERE nspname LIKE '\\_push\\_%'";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_somebody_refers_to_at_the_last_moment_is_not_deleted() -> Result<()> {
+    let db = TestDb::new("merge_last_moment").await?;
+    let (client, other) = (db.client().await?, db.client().await?);
+    client.batch_execute(PLAIN).await?;
+    // Not to be seen yet, and there when the row would be deleted.
+    other.batch_execute("BEGIN; INSERT INTO child VALUES (5)").await?;
+    let merging = merging(db.url(), options(), "r1", rows(10..100, |_| false));
+    until(&client, "the merge waits for a lock", PUSH_WAITS).await?;
+    other.batch_execute("COMMIT").await?;
+    let error = merging.await?.unwrap_err();
+    assert!(matches!(error, PushError::Blocked { .. }), "{error:?}");
+    assert!(
+        error.to_string().contains("of_dataset of public.child: it refers to rows that the new rows lack, such as 5")
+    );
+    assert_eq!(number(&client, "SELECT count(*) FROM child").await?, 1);
+    assert_eq!(number(&client, "SELECT count(*) FROM dataset").await?, 100);
+    assert_eq!(texts(&client, LEFTOVERS).await?, [""; 0]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_row_makes_a_merge_try_again_and_in_the_end_say_who_holds_it() -> Result<()> {
+    let db = TestDb::new("merge_row_lock").await?;
+    let (client, other) = (db.client().await?, db.client().await?);
+    client.batch_execute(PLAIN).await?;
+    // Somebody else's table under a name that a merge once used in the open.
+    client.batch_execute("CREATE TABLE _new_backup (mine int)").await?;
+    let lock = "SET application_name = 'an editor'; BEGIN; SELECT FROM dataset WHERE id = 5 FOR UPDATE";
+    other.batch_execute(lock).await?;
+    let merging = merging(db.url(), options(), "r1", rows(0..100, |id| id == 5));
+    until(&client, "the merge waits for a lock", PUSH_WAITS).await?;
+    until(&client, "the merge has given up waiting", NO_PUSH_WAITS).await?;
+    other.batch_execute("COMMIT").await?;
+    let report = merging.await??;
+    assert!(report.attempts >= 2, "{report:?}");
+    assert_eq!(report.counts, MergeCounts { updated: 1, unchanged: 99, ..MergeCounts::default() });
+    let status = push::backup_status(&client, &options()).await?.unwrap();
+    assert_eq!(status.rows_estimated, Some(100));
+
+    other.batch_execute(lock).await?;
+    let hasty = TargetOptions { swap_deadline: Duration::ZERO, ..options() };
+    let error = merge(&db, &hasty, "r2", rows(0..100, |_| false)).await.unwrap_err();
+    let PushError::LockTimedOut { attempts: 1, blockers, .. } = &error else { panic!("{error:?}") };
+    assert!(blockers.iter().any(|blocker| blocker.contains("an editor")), "{blockers:?}");
+    assert!(!error.to_string().contains("--resume") && error.is_transient(), "{error}");
+    assert_eq!(texts(&client, LEFTOVERS).await?, [""; 0]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_merge_whose_commit_was_not_answered_is_found_to_have_happened_or_not() -> Result<()> {
+    let db = TestDb::new("merge_answer_lost").await?;
+    let client = db.client().await?;
+    client.batch_execute(PLAIN).await?;
+    let (progress, cancel) = (Progress::new(), CancellationToken::new());
+    let is_new = "SELECT count(*) FROM dataset WHERE name LIKE 'new%'";
+    let lost = Cut { after: MERGE, arrives: true, for_good: false };
+    let through = async |cut| behind_cutting_proxy(db.url(), cut).await;
+    let merge_through = async |run, cut, options: &TargetOptions, changed: fn(i64) -> bool| {
+        let dataset = dataset(rows(0..100, changed));
+        anyhow::Ok(push::merge(&through(cut).await?, options, dataset, run, &progress, &cancel).await)
+    };
+
+    let error = merge_through("r1", Cut { arrives: false, ..lost }, &options(), |id| id < 10).await?.unwrap_err();
+    assert!(matches!(error, PushError::Lost { step: "commit the merge", .. }), "{error:?}");
+    assert_eq!(number(&client, is_new).await?, 0);
+    assert_eq!(texts(&client, LEFTOVERS).await?, [""; 0]);
+
+    let report = merge_through("r2", lost, &options(), |id| id < 10).await??;
+    assert!(report.notes.iter().any(|note| note.contains("the server says that it had happened")), "{report:?}");
+    assert_eq!(number(&client, is_new).await?, 10);
+    let report = push::rollback(&through(lost).await?, &options(), "r3", &progress, &cancel).await?;
+    assert!(report.swap.answer_lost && !report.notes.is_empty(), "{report:?}");
+    assert_eq!(number(&client, is_new).await?, 0);
+    assert_eq!(texts(&client, LEFTOVERS).await?, [""; 0]);
+
+    // Where the server cannot be asked, the next command tells.
+    let impatient = TargetOptions { outcome_patience: Duration::from_millis(300), ..options() };
+    let error = merge_through("r4", Cut { for_good: true, ..lost }, &impatient, |id| id < 20).await?.unwrap_err();
+    assert!(matches!(error, PushError::OutcomeUnknown { .. }), "{error:?}");
+    until(&client, "the lost session has ended", NO_PUSH_SESSION).await?;
+    let url: DatabaseUrl = db.url().parse()?;
+    let left = push::leftovers(&client, &url).await?;
+    assert_eq!(left.iter().map(|left| left.left_at).collect::<Vec<_>>(), [push::LeftAt::Merged]);
+    let report = merge(&db, &options(), "r5", rows(0..100, |id| id < 20)).await?;
+    assert_eq!(report.counts.unchanged, 100);
+    let told = "run r4 had merged its rows into public.dataset; it is finished now";
+    assert!(report.notes.iter().any(|note| note == told), "{:?}", report.notes);
+    assert_eq!(texts(&client, LEFTOVERS).await?, [""; 0]);
     Ok(())
 }

@@ -3,16 +3,15 @@
 use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
-use tokio_postgres::error::SqlState;
 
 use crate::pg::{DatabaseUrl, Session, quote_ident, quote_literal, quote_table};
 use crate::progress::{Progress, Step};
 use crate::push::backup::Marker;
-use crate::push::error::{Blocker, BoxError, PushError};
+use crate::push::error::{Blocker, PushError};
 use crate::push::options::TargetOptions;
 use crate::push::run_schema::RunSchema;
 use crate::push::session::{self, LockKey};
-use crate::push::{attributes, plan, replace, staging, swap};
+use crate::push::{orphans, plan, replace, staging, swap};
 use crate::schema::TableName;
 
 use super::MergeCounts;
@@ -69,11 +68,39 @@ pub(super) struct Applied {
 }
 
 impl Merge<'_> {
-    /// Does everything but the commit.
+    /// Does everything but the commit, anew when others hold a lock that it needs, until the deadline passes. What is
+    /// merged stays loaded meanwhile.
     pub(super) async fn apply(&self, client: &Client, progress: &Progress) -> Result<Applied, PushError> {
         let table = &self.options.table;
+        let started = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let error = match self.attempt(client, progress).await {
+                Ok((counts, rows_before)) => return Ok(Applied { counts, rows_before, attempts }),
+                Err(error) => error,
+            };
+            if !error.is_blocked() {
+                return Err(error);
+            }
+            let undone = client.batch_execute("ROLLBACK").await;
+            undone.map_err(|source| PushError::at("undo the attempt to merge", table, source))?;
+            let blockers = swap::lock_holders(client, &[self.target.live.oid]).await;
+            tracing::warn!(attempts, %error, blockers = blockers.join(", "), "the table is in use; trying again");
+            if started.elapsed() + pause > self.options.swap_deadline {
+                let seconds = started.elapsed().as_secs();
+                return Err(PushError::LockTimedOut { table: table.clone(), attempts, seconds, blockers });
+            }
+            tokio::time::sleep(pause).await;
+            pause = pause.mul_f64(1.6).min(PAUSE_MAX);
+        }
+    }
+
+    async fn attempt(&self, client: &Client, progress: &Progress) -> Result<(MergeCounts, u64), PushError> {
+        let table = &self.options.table;
         let failed = |step| move |source| PushError::at(step, table, source);
-        let attempts = self.lock(client).await?;
+        self.lock(client).await?;
         self.guard(client).await?;
         let work = progress.start(Step::Push, "backup", None);
         let rows_before = self.back_up(client).await?;
@@ -109,12 +136,12 @@ impl Merge<'_> {
         let (updated, deleted) = (of(Kind::Update) + of(Kind::Move), of(Kind::Delete));
         let unchanged = rows_before.saturating_sub(updated + deleted);
         let counts = MergeCounts { inserted: of(Kind::Insert), updated, deleted, unchanged };
-        Ok(Applied { counts, rows_before, attempts })
+        Ok((counts, rows_before))
     }
 
-    /// Begins the transaction with the lock that stops writers. One attempt makes them queue for the lock budget at
-    /// most.
-    async fn lock(&self, client: &Client) -> Result<u32, PushError> {
+    /// Begins the transaction with the lock that stops writers, who queue for the lock budget at most. No later lock is
+    /// waited for longer either.
+    async fn lock(&self, client: &Client) -> Result<(), PushError> {
         let table = &self.options.table;
         let name = quote_table(table);
         let begin = format!(
@@ -124,29 +151,8 @@ impl Merge<'_> {
              SET LOCAL lock_timeout = {}; LOCK TABLE ONLY {name} IN SHARE ROW EXCLUSIVE MODE",
             self.lock_budget.as_millis().max(1)
         );
-        let started = Instant::now();
-        let mut pause = FIRST_PAUSE;
-        let mut attempts = 0;
-        loop {
-            attempts += 1;
-            let Err(error) = client.batch_execute(&begin).await else { return Ok(attempts) };
-            if !matches!(error.code(), Some(code) if *code == SqlState::LOCK_NOT_AVAILABLE || *code == SqlState::T_R_DEADLOCK_DETECTED)
-            {
-                return Err(PushError::at("lock the table against writers", table, error));
-            }
-            client
-                .batch_execute("ROLLBACK")
-                .await
-                .map_err(|source| PushError::at("lock the table against writers", table, source))?;
-            let blockers = swap::lock_holders(client, &[self.target.live.oid]).await;
-            tracing::warn!(attempts, blockers = blockers.join(", "), "the table is being written; trying again");
-            if started.elapsed() + pause > self.options.swap_deadline {
-                let seconds = started.elapsed().as_secs();
-                return Err(PushError::SwapTimedOut { table: table.clone(), attempts, seconds, blockers });
-            }
-            tokio::time::sleep(pause).await;
-            pause = pause.mul_f64(1.6).min(PAUSE_MAX);
-        }
+        let locked = client.batch_execute(&begin).await;
+        locked.map_err(|source| PushError::at("lock the table against writers", table, source))
     }
 
     /// The table must be the one that was inspected.
@@ -179,28 +185,34 @@ impl Merge<'_> {
             .await
             .map_err(failed)?;
         let mut marker = Marker::new(self.run_id, table, 0, live.oid);
-        marker.merged = true;
+        (marker.merged, marker.rows) = (true, Some(rows));
         let marker = serde_json::to_string(&marker).unwrap_or_default();
         let owner = quote_ident(&live.owner);
-        let moved = TableName::new(backup.schema(), NEW_BACKUP);
+        // The names are changed where nobody else has any.
+        let in_the_way = self.run_schema.table(backup.name());
         let close = [
             staging::revoke_all_but_owner("TABLE", "r", &name),
             format!("ALTER TABLE {name} ENABLE ROW LEVEL SECURITY"),
             format!("COMMENT ON TABLE {name} IS {}", quote_literal(&marker)),
             format!("GRANT USAGE, CREATE ON SCHEMA {run_schema} TO {owner}"),
             format!("ALTER TABLE {name} OWNER TO {owner}"),
-            format!("ALTER TABLE {name} SET SCHEMA {}", quote_ident(backup.schema())),
-            format!("ALTER TABLE {} RENAME TO {}", quote_table(&moved), quote_ident(backup.name())),
+            format!("ALTER TABLE IF EXISTS {} RENAME TO {FORMER_BACKUP}", quote_table(&in_the_way)),
+            format!("ALTER TABLE {name} RENAME TO {}", quote_ident(backup.name())),
+            format!("ALTER TABLE {} SET SCHEMA {}", quote_table(&in_the_way), quote_ident(backup.schema())),
         ];
         client.batch_execute(&close.join(";")).await.map_err(failed)?;
         Ok(rows)
     }
 
     /// A row that others refer to is not deleted: whatever the foreign key says, it would take them along, change them
-    /// or fail.
+    /// or fail. The rows are locked first, so that nobody can refer to one of them between the look and the deletion.
     async fn check_children(&self, client: &Client, statements: &Statements<'_>) -> Result<(), PushError> {
         let table = &self.options.table;
         let mut blockers = Vec::new();
+        if !self.target.children.is_empty() {
+            let locked = client.batch_execute(&statements.lock_deleted()).await;
+            locked.map_err(|source| PushError::at("lock rows that are to be deleted", table, source))?;
+        }
         for child in &self.target.children {
             let rows = client
                 .query(&statements.children_left(&child.table, &child.columns, ROWS_NAMED), &[])
@@ -295,31 +307,35 @@ fn to_u64(rows: i64) -> u64 {
 }
 
 /// Commits. When the connection ends meanwhile, the marker of the backup, which is part of the transaction, tells what
-/// became of it. Answers a session that holds the push lock.
+/// became of it. Answers a session that holds the push lock, and whether the server had to be asked.
 pub(super) async fn commit(
     url: &DatabaseUrl,
     options: &TargetOptions,
     session: Session,
     run_id: &str,
     lock: LockKey,
-) -> Result<Session, PushError> {
+    pid: i32,
+) -> Result<(Session, bool), PushError> {
     let table = &options.table;
     let lost = match session.batch_execute("COMMIT").await {
-        Ok(()) => return Ok(session),
+        Ok(()) => return Ok((session, false)),
         Err(error) => match PushError::at("commit the merge", table, error) {
             PushError::Lost { source, .. } => source,
             refused => return Err(refused),
         },
     };
     drop(session);
-    let unknown = |source: BoxError| PushError::OutcomeUnknown { table: table.clone(), source: Some(source) };
-    let (session, _) = session::open(url, table, run_id).await.map_err(|error| unknown(error.into()))?;
-    let waited = session::wait_for_lock(&session, lock, table, options.outcome_patience).await;
-    waited.map_err(|error| unknown(error.into()))?;
-    let backup = attributes::read(&session, &options.backup_table()).await?;
-    let marker = backup.and_then(|backup| Marker::read(backup.comment.as_deref(), table));
-    if marker.is_some_and(|marker| marker.run == run_id) {
-        return Ok(session);
+    let error = lost.as_ref().map(ToString::to_string);
+    tracing::warn!(error, "lost the connection at the commit; asking the server what became of it");
+    let (session, _) = session::reopen(url, options, run_id, lock, pid).await?;
+    let unknown = |source| PushError::OutcomeUnknown { table: table.clone(), source: Some(Box::new(source)) };
+    if orphans::backup_of(&session, table, run_id).await.map_err(unknown)?.is_some() {
+        return Ok((session, true));
     }
     Err(PushError::Lost { step: "commit the merge", table: table.clone(), source: lost })
+}
+
+/// What a report says of a commit whose answer was lost.
+pub(super) fn answer_lost() -> String {
+    "the connection was lost at the commit; the server says that it had happened".to_owned()
 }

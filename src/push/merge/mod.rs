@@ -80,7 +80,7 @@ pub struct MergeReport {
     pub verify_seconds: f64,
     /// Seconds of the transaction that changed the live table; writers waited for it, readers did not.
     pub merge_seconds: f64,
-    /// Attempts until the lock against writers could be had.
+    /// Attempts until no lock of others was in the way.
     pub attempts: u32,
     /// The rows from before, as a table of their own.
     pub backup: BackupMade,
@@ -161,9 +161,24 @@ where
             return Err(error);
         }
     };
-    let session = apply::commit(url, options, session, run_id, lock).await?;
+    let (session, answer_lost) = match apply::commit(url, options, session, run_id, lock, server.pid).await {
+        Ok(committed) => committed,
+        // The next command finds out by what is left.
+        Err(error @ PushError::OutcomeUnknown { .. }) => return Err(error),
+        Err(error) => {
+            clean_up(url, options, &schema, run_id, lock, server.pid).await;
+            return Err(error);
+        }
+    };
     let merge_seconds = started.elapsed().as_secs_f64();
-    let wal_bytes = wal_position(&session, table).await?.saturating_sub(wal_before);
+    // It has happened, whatever fails from here on.
+    let wal_bytes = match wal_position(&session, table).await {
+        Ok(position) => position.saturating_sub(wal_before),
+        Err(error) => {
+            warnings.push(format!("how much log was written is not known: {error}"));
+            0
+        }
+    };
     if let Err(error) = analyze(&session, table).await {
         warnings.push(format!("{table} could not be analyzed: {error}"));
     }
@@ -176,6 +191,7 @@ where
     }
     let mut notes = [plan.notes, settled.notes].concat();
     notes.extend(bloat(table, applied.counts));
+    notes.extend(answer_lost.then(apply::answer_lost));
     tracing::info!(%table, rows = loaded.rows, bytes = loaded.bytes, wal_bytes, "merged");
     Ok(MergeReport {
         table: table.clone(),

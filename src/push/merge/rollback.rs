@@ -47,6 +47,9 @@ pub(in crate::push) struct Locked<'a> {
     pub(in crate::push) server: Server,
     pub(in crate::push) lock: LockKey,
     pub(in crate::push) run_id: &'a str,
+    /// What was said about earlier pushes.
+    pub(in crate::push) notes: Vec<String>,
+    pub(in crate::push) warnings: Vec<String>,
 }
 
 /// Merges the backup back into the live table; what the live table was becomes the backup.
@@ -57,10 +60,11 @@ pub(in crate::push) async fn roll_back(
     progress: &Progress,
     cancel: &CancellationToken,
 ) -> Result<RollbackReport, PushError> {
-    let Locked { url, session, server, lock, run_id } = locked;
+    let Locked { url, session, server, lock, run_id, mut notes, mut warnings } = locked;
     let table = &options.table;
     let undone_run = merged.marker.run.clone();
-    let (target, mut warnings) = inspect(&session, options, merged).await?;
+    let (target, said) = inspect(&session, options, merged).await?;
+    warnings.extend(said);
     let schema = RunSchema::new(run_id, table);
     session
         .batch_execute(&format!("BEGIN; {}; COMMIT", schema.create_sql()))
@@ -97,7 +101,15 @@ pub(in crate::push) async fn roll_back(
             return Err(error);
         }
     };
-    let session = apply::commit(url, options, session, run_id, lock).await?;
+    let (session, answer_lost) = match apply::commit(url, options, session, run_id, lock, server.pid).await {
+        Ok(committed) => committed,
+        Err(error @ PushError::OutcomeUnknown { .. }) => return Err(error),
+        Err(error) => {
+            clean_up(url, options, &schema, run_id, lock, server.pid).await;
+            return Err(error);
+        }
+    };
+    notes.extend(answer_lost.then(apply::answer_lost));
     let batch_ms = 1000.0 * started.elapsed().as_secs_f64();
     if let Err(error) = analyze(&session, table).await {
         warnings.push(format!("{table} could not be analyzed: {error}"));
@@ -116,8 +128,9 @@ pub(in crate::push) async fn roll_back(
         rows_estimated: Some(rows),
         backup: options.backup_table(),
         undone_run,
-        swap: SwapReport { attempts: applied.attempts, batch_ms, ..SwapReport::default() },
+        swap: SwapReport { attempts: applied.attempts, batch_ms, answer_lost, ..SwapReport::default() },
         merged: Some(applied.counts),
+        notes,
         warnings,
     })
 }

@@ -64,7 +64,8 @@ impl<'a> Statements<'a> {
         Self { live, source, changes, moved, shape }
     }
 
-    /// Compares the tables by key, and numbers the rows that differ in the order in which they are changed.
+    /// Compares the tables by key, and numbers the rows that differ in the order in which they are changed. They are
+    /// of use in this transaction only, so they need no log.
     ///
     /// Rows are compared as the server stores them, so that what some type calls equal and prints differently counts,
     /// and types without a comparison can be compared.
@@ -76,7 +77,7 @@ impl<'a> Statements<'a> {
             format!("WHEN {} THEN 'm' ", differs(&self.shape.moving, "l", "s"))
         };
         format!(
-            "CREATE TABLE {changes} AS SELECT pg_catalog.row_number() OVER (ORDER BY pg_catalog.array_position('{{d,m,u,i}}'::\"char\"[], kind), live_row, new_row) AS n, \
+            "CREATE UNLOGGED TABLE {changes} AS SELECT pg_catalog.row_number() OVER (ORDER BY pg_catalog.array_position('{{d,m,u,i}}'::\"char\"[], kind), live_row, new_row) AS n, \
                 kind, live_row, new_row \
              FROM (SELECT (CASE WHEN s.ctid IS NULL THEN 'd' WHEN l.ctid IS NULL THEN 'i' {moves}ELSE 'u' END)::\"char\" AS kind, \
                      l.ctid AS live_row, s.ctid AS new_row \
@@ -98,10 +99,19 @@ impl<'a> Statements<'a> {
         )
     }
 
+    /// Locks the rows about to be deleted, against whoever wants to refer to one of them.
+    pub(super) fn lock_deleted(&self) -> String {
+        format!(
+            "SELECT pg_catalog.count(*) FROM (SELECT FROM ONLY {} AS l JOIN {} AS c ON c.live_row = l.ctid \
+             WHERE c.kind = 'd' FOR UPDATE OF l) AS locked",
+            self.live, self.changes
+        )
+    }
+
     /// Keeps rows that leave to come back, with the columns that the source does not have.
     pub(super) fn keep_moving(&self) -> String {
         format!(
-            "CREATE TABLE {} AS SELECT l.* FROM ONLY {} AS l JOIN {} AS c ON l.ctid = c.live_row WHERE c.kind = 'm'",
+            "CREATE UNLOGGED TABLE {} AS SELECT l.* FROM ONLY {} AS l JOIN {} AS c ON l.ctid = c.live_row WHERE c.kind = 'm'",
             self.moved, self.live, self.changes
         )
     }
