@@ -16,6 +16,8 @@ use super::options::TargetOptions;
 const DROP_AND_RECREATE: &str =
     "use --mode merge, or drop it before the push and create it again after it, in one script";
 const ACT_AS_OWNER: &str = "push as a member of its owner, or use --mode merge";
+pub(super) const SEE_ALL_ROWS: &str =
+    "push as a role with BYPASSRLS, or as an owner whom ROW LEVEL SECURITY is not forced upon";
 const PUBLISH: &str = "name it in target.publications if its subscribers need not have the rows, or use --mode merge";
 
 /// The one publication whose subscribers want changes and not the table: a push carries it over.
@@ -99,6 +101,10 @@ fn of_dependents(table: &TableName, attributes: &Attributes) -> Vec<Blocker> {
         }
         if key.period {
             blockers.push(blocker(key.object.clone(), "it refers to periods", DROP_AND_RECREATE));
+        }
+        if key.hides_rows && key.validated && key.enforced {
+            let why = "row-level security hides rows of its table from our role, so it cannot tell whether all have a partner";
+            blockers.push(blocker(key.object.clone(), why, SEE_ALL_ROWS));
         }
         if !key.enabled {
             blockers.push(blocker(key.object.clone(), "its triggers are disabled", DROP_AND_RECREATE));

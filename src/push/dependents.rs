@@ -134,6 +134,8 @@ pub(super) struct ForeignKeyIn {
     pub(super) period: bool,
     /// Whether it is checked at every change.
     pub(super) enabled: bool,
+    /// Whether row-level security hides rows of that table from our role.
+    pub(super) hides_rows: bool,
     /// Column of the child, operator, column of the table.
     pub(super) columns: Vec<(String, String, String)>,
     pub(super) comment: Option<String>,
@@ -293,6 +295,7 @@ fn dependents_sql() -> String {
                 'enforced', coalesce((to_jsonb(k) ->> 'conenforced')::bool, true), \
                 'period', coalesce((to_jsonb(k) ->> 'conperiod')::bool, false), \
                 'enabled', NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgconstraint = k.oid AND t.tgenabled <> 'O'), \
+                'hides_rows', row_security_active(k.conrelid), \
                 'columns', (SELECT json_agg(json_build_array(ca.attname, \
                      format('OPERATOR(%I.%s)', o.oprnamespace::regnamespace::name, o.oprname), pa.attname) ORDER BY u.place) \
                    FROM unnest(k.conkey, k.confkey, k.conpfeqop) WITH ORDINALITY u(child, parent, operator, place) \

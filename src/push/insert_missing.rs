@@ -122,8 +122,9 @@ where
     let (live, staging) = (quote_table(table), TableName::new(TEMPORARY, table.name()));
     let names: Vec<String> = columns.load.iter().map(|(_, column)| quote_ident(&column.name)).collect();
     let names = names.join(", ");
+    // Triggers run as for any other client, so what they read is not to fail where it would only be less.
     let create = format!(
-        "BEGIN; CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM {live} WITH NO DATA",
+        "BEGIN; SET LOCAL row_security = on; CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM {live} WITH NO DATA",
         quote_table(&staging),
         columns.raw_values().join(", ")
     );

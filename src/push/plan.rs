@@ -9,7 +9,7 @@ use crate::schema::TableName;
 
 use super::attributes::{self, Attributes};
 use super::backup::{self, BackupStatus};
-use super::blockers;
+use super::blockers::{self, SEE_ALL_ROWS};
 use super::columns::ColumnMatch;
 use super::error::{Blocker, PushError};
 use super::generations::Generations;
@@ -109,6 +109,7 @@ pub(super) async fn inspect(
         let (columns, mismatches) = ColumnMatch::with_table(options, dataset, live);
         if live.kind == 'r' {
             blockers.extend(mismatches);
+            blockers.extend(hidden_rows(client, options, live, &columns).await?);
         }
         blockers.extend(backups.blockers(options.keep_backups));
         (PushMode::Swap, columns)
@@ -163,6 +164,31 @@ pub(super) async fn fingerprint(client: &Client, table: &TableName, oid: u32) ->
     let failed = |source| PushError::at("take the table's fingerprint", table, source);
     let row = client.query_one(&attributes::fingerprint_sql(oid), &[]).await.map_err(failed)?;
     Ok(row.get::<_, Option<String>>(0).unwrap_or_default())
+}
+
+/// What a push has to read of the live table, when row-level security hides rows of it from our role.
+async fn hidden_rows(
+    client: &Client,
+    options: &TargetOptions,
+    live: &Attributes,
+    columns: &ColumnMatch,
+) -> Result<Option<Blocker>, PushError> {
+    let failed = |source| PushError::at("read whether rows are hidden", &options.table, source);
+    let row = client.query_one("SELECT row_security_active($1::oid)", &[&live.oid]).await.map_err(failed)?;
+    let read = if !columns.kept.is_empty() {
+        format!("the values of {} cannot be kept", columns.kept.join(", "))
+    } else if options.min_rows_of_live > 0.0 {
+        "its rows cannot be counted".to_owned()
+    } else if live.dependents.foreign_keys.iter().any(|key| key.validated && key.enforced) {
+        "the foreign keys that refer to it cannot be checked".to_owned()
+    } else {
+        return Ok(None);
+    };
+    Ok(row.get::<_, bool>(0).then(|| Blocker {
+        object: format!("table {}", options.table),
+        why: format!("row-level security hides rows of it from our role, so {read}"),
+        alternative: SEE_ALL_ROWS.to_owned(),
+    }))
 }
 
 /// What our role must be allowed to do besides owning the table.

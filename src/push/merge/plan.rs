@@ -6,6 +6,7 @@ use tokio_postgres::Client;
 use crate::pg::{DatabaseUrl, Session};
 use crate::push::attributes::{self, Attributes};
 use crate::push::backup;
+use crate::push::blockers::SEE_ALL_ROWS;
 use crate::push::columns::ColumnMatch;
 use crate::push::error::{Blocker, PushError};
 use crate::push::generations::Generations;
@@ -256,6 +257,11 @@ pub(super) async fn conditions(
             blockers.push(blocker(object, &why, "swap instead"));
             continue;
         }
+        if row.get(5) {
+            let why = "row-level security hides rows of its table from our role, so it cannot tell which refer to rows that go";
+            blockers.push(blocker(object, why, SEE_ALL_ROWS));
+            continue;
+        }
         let (from, to): (Vec<String>, Vec<String>) = (row.get(3), row.get(4));
         children.push(Child { constraint, table: of, columns: from.into_iter().zip(to).collect() });
     }
@@ -290,11 +296,13 @@ async fn moving(session: &Client, live: &Attributes, shape: &Shape) -> Result<Ve
     Ok(moving)
 }
 
-/// Foreign keys that refer to the table: name, table, whether to itself, columns of both sides.
+/// Foreign keys that refer to the table: name, table, whether to itself, columns of both sides, whether rows of that
+/// table are hidden from our role.
 const CHILDREN: &str = "SELECT k.conname::text, format('%I.%I', n.nspname, c.relname), k.conrelid = k.confrelid, \
         ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY u(num, at) \
               JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.num ORDER BY u.at), \
         ARRAY(SELECT a.attname::text FROM unnest(k.confkey) WITH ORDINALITY u(num, at) \
-              JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.num ORDER BY u.at) \
+              JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.num ORDER BY u.at), \
+        row_security_active(k.conrelid) \
     FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
     WHERE k.confrelid = $1 AND k.contype = 'f' ORDER BY k.conname";
