@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::pg::{quote_ident, quote_literal, quote_table};
 use crate::schema::TableName;
 
-use super::attributes::{Attributes, OwnedSequence, fingerprint_sql};
+use super::attributes::{Attributes, ColumnAttributes, OwnedSequence, fingerprint_sql};
 use super::backup::{Marker, rename_sql};
 use super::generations::Generations;
 use super::materialized_views;
@@ -170,7 +170,10 @@ impl Swap<'_> {
                 sql.extend(backups.make_room(self.options, self.run_schema));
             }
             Candidate::Staging { .. } => {}
-            Candidate::Backup { attributes, marker } => sql.extend(self.bring_back(attributes, marker)),
+            Candidate::Backup { attributes, marker } => {
+                sql.extend(self.bring_back(attributes, marker));
+                sql.extend(self.change_owner(attributes));
+            }
         }
         if let Some(live) = self.live {
             sql.extend(self.step_aside(live));
@@ -205,9 +208,12 @@ impl Swap<'_> {
             }
         }
         for sequence in backup.sequences.iter().filter(|sequence| sequence.identity) {
-            let original = marker.original_name(&sequence.name);
-            if original != sequence.name {
-                sql.push(rename_sql("SEQUENCE", self.run_schema, &sequence.name, original));
+            // As live's of the same column is called by now.
+            let lives = self.live.into_iter().flat_map(|live| &live.sequences);
+            let lives = lives.filter(|of| of.identity).find(|of| of.column == sequence.column);
+            let name = lives.map_or_else(|| marker.original_name(&sequence.name), |of| of.name.as_str());
+            if name != sequence.name {
+                sql.push(rename_sql("SEQUENCE", self.run_schema, &sequence.name, name));
             }
         }
         for statistics in &backup.statistics {
@@ -219,6 +225,26 @@ impl Swap<'_> {
             }
         }
         sql
+    }
+
+    /// Rollback: the backup, in the run schema under live's name, gets live's owner.
+    fn change_owner(&self, backup: &Attributes) -> Vec<String> {
+        let Some(live) = self.live.filter(|live| live.owner != backup.owner) else { return Vec::new() };
+        let (schema, owner) = (quote_ident(self.run_schema), quote_ident(&live.owner));
+        let table = quote_table(&TableName::new(self.run_schema, self.options.table.name()));
+        // To own a table takes the right to make one in its schema.
+        vec![
+            format!("GRANT USAGE, CREATE ON SCHEMA {schema} TO {owner}"),
+            format!("ALTER TABLE {table} OWNER TO {owner}"),
+        ]
+    }
+
+    /// Whether what takes live's place has a column.
+    fn has_column(&self, name: &str) -> bool {
+        match &self.candidate {
+            Candidate::Staging { .. } => true,
+            Candidate::Backup { attributes, .. } => attributes.columns.iter().any(|column| column.name == name),
+        }
     }
 
     /// Live becomes the backup: its name, the names that are unique per schema, its exposure.
@@ -236,6 +262,8 @@ impl Swap<'_> {
             if sequence.identity {
                 let name = marker.backup_name(&sequence.name);
                 sql.push(rename_sql("SEQUENCE", schema, &sequence.name, &name));
+                let name = quote_table(&TableName::new(schema, name));
+                sql.push(staging::revoke_all_but_owner("SEQUENCE", "s", &name));
             } else {
                 marker.serials.insert(sequence.column.clone(), sequence.table_name());
             }
@@ -260,15 +288,23 @@ impl Swap<'_> {
             sql.push(staging::restore_autovacuum(table, self.live));
         }
         let Some(live) = self.live else { return sql };
-        for statistics in &live.statistics {
-            let name = quote_table(&TableName::new(self.run_schema, statistics.name.as_str()));
+        // What the candidate has came with it; live's may be others by now.
+        let statistics: Vec<&str> = match &self.candidate {
+            Candidate::Staging { .. } => live.statistics.iter().map(|statistics| statistics.name.as_str()).collect(),
+            Candidate::Backup { attributes, marker } => {
+                attributes.statistics.iter().map(|statistics| marker.original_name(&statistics.name)).collect()
+            }
+        };
+        for statistics in statistics {
+            let name = quote_table(&TableName::new(self.run_schema, statistics));
             sql.push(format!("ALTER STATISTICS {name} SET SCHEMA {}", quote_ident(schema)));
         }
         for position in &self.sequences {
             let former = position.sequence.identity.then(|| self.former_name(&position.sequence.name));
-            sql.push(position.setval(schema, former.as_deref()));
+            sql.extend(position.setval(schema, former.as_deref()));
         }
-        for sequence in live.sequences.iter().filter(|sequence| !sequence.identity) {
+        let serials = live.sequences.iter().filter(|sequence| !sequence.identity && self.has_column(&sequence.column));
+        for sequence in serials {
             let column = quote_ident(&sequence.column);
             sql.push(format!("ALTER SEQUENCE {} OWNED BY {name}.{column}", quote_table(&sequence.table_name())));
             let default = live.columns.iter().find(|of| of.name == sequence.column).and_then(|of| of.default.as_ref());
@@ -293,8 +329,21 @@ impl Swap<'_> {
         for publication in &live.publications {
             sql.extend(staging::publication(table, &self.options.backup_table(), publication));
         }
-        if matches!(self.candidate, Candidate::Backup { .. }) {
+        if let Candidate::Backup { attributes, .. } = &self.candidate {
             sql.extend(staging::privileges(table, live));
+            for sequence in
+                live.sequences.iter().filter(|sequence| sequence.identity && self.has_column(&sequence.column))
+            {
+                let name = TableName::new(schema, sequence.name.as_str());
+                sql.extend(staging::dress_sequence(&name, sequence, &live.owner));
+            }
+            let then = |name: &str| attributes.columns.iter().find(|column| column.name == name);
+            let commented =
+                |column: &&ColumnAttributes| then(&column.name).is_some_and(|then| then.comment != column.comment);
+            for column in live.columns.iter().filter(commented) {
+                let comment = column.comment.as_deref().map_or_else(|| "NULL".to_owned(), quote_literal);
+                sql.push(format!("COMMENT ON COLUMN {name}.{} IS {comment}", quote_ident(&column.name)));
+            }
             let comment = live.comment.as_deref().map_or_else(|| "NULL".to_owned(), quote_literal);
             sql.push(format!("COMMENT ON TABLE {name} IS {comment}"));
             let enable = if live.row_security { "ENABLE" } else { "DISABLE" };
@@ -324,26 +373,32 @@ impl Swap<'_> {
 }
 
 impl SequencePosition {
-    /// Positions the sequence at the furthest of where it is, where live's former one is, and the values in the table.
-    /// A `serial` column's sequence stays, so it has no former one.
-    pub(super) fn setval(&self, schema: &str, former: Option<&str>) -> String {
+    /// Advances the sequence to the further of where live's former one is and the values in the table; nothing, where
+    /// there is neither. A sequence that is there already stays, so that a number that somebody takes at this moment is
+    /// not given twice. A `serial` column's sequence stays, so it has no former one.
+    pub(super) fn setval(&self, schema: &str, former: Option<&str>) -> Option<String> {
         let sequence = match former {
             Some(_) => quote_table(&TableName::new(schema, self.sequence.name.as_str())),
             None => quote_table(&self.sequence.table_name()),
         };
-        let direction = if self.sequence.ascending { "DESC" } else { "ASC" };
-        let mut positions = vec![format!("SELECT last_value, is_called FROM {sequence}")];
-        positions.extend(former.map(|former| {
+        let (direction, beyond) = if self.sequence.ascending { ("DESC", ">") } else { ("ASC", "<") };
+        let former = former.map(|former| {
             let former = quote_table(&TableName::new(schema, former));
             format!("SELECT last_value, is_called FROM {former}")
-        }));
-        positions.extend(self.furthest.map(|furthest| format!("SELECT {furthest}, true")));
-        format!(
-            "SELECT setval({literal}, p.last_value, p.is_called) FROM ({}) p, pg_sequence s \
-             WHERE s.seqrelid = {literal}::regclass AND p.last_value BETWEEN s.seqmin AND s.seqmax \
-             ORDER BY p.last_value {direction}, p.is_called DESC LIMIT 1",
-            positions.join(" UNION ALL "),
-            literal = quote_literal(&sequence),
-        )
+        });
+        let furthest = self.furthest.map(|furthest| format!("SELECT {furthest}, true"));
+        let positions: Vec<String> = former.into_iter().chain(furthest).collect();
+        (!positions.is_empty()).then(|| {
+            format!(
+                "SELECT setval({literal}, p.last_value, p.is_called) \
+                 FROM ({}) p(last_value, is_called), {sequence} now, pg_sequence s \
+                 WHERE s.seqrelid = {literal}::regclass AND p.last_value BETWEEN s.seqmin AND s.seqmax \
+                   AND (p.last_value {beyond} now.last_value \
+                        OR p.last_value = now.last_value AND p.is_called AND NOT now.is_called) \
+                 ORDER BY p.last_value {direction}, p.is_called DESC LIMIT 1",
+                positions.join(" UNION ALL "),
+                literal = quote_literal(&sequence),
+            )
+        })
     }
 }

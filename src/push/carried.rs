@@ -9,17 +9,42 @@ use super::attributes::Attributes;
 /// What a new table has of its own.
 const VOLATILE: [&str; 3] = ["oid", "bytes", "rows_estimated"];
 
-/// What is not after a push as it was before it, one sentence each.
-pub(super) fn differences(before: &Attributes, after: &Attributes) -> Vec<String> {
+/// Something that is not what it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Difference {
+    /// What, such as `columns name` or `indexes by_name`.
+    pub(super) thing: String,
+    is: &'static str,
+}
+
+impl Difference {
+    /// One sentence about it; `what` is what was to change nothing.
+    pub(super) fn after(&self, what: &str) -> String {
+        format!("{}: {} {what}", self.thing, self.is)
+    }
+
+    /// The thing as a warning about it alone names it.
+    pub(super) fn singular(&self) -> String {
+        let one = |(many, one)| Some(format!("{one} {}", self.thing.strip_prefix(many)?));
+        let forms = [("columns ", "column"), ("indexes ", "index"), ("constraints ", "constraint")];
+        forms.into_iter().find_map(one).unwrap_or_else(|| self.thing.clone())
+    }
+}
+
+/// What is not after a push or a rollback as it was before it.
+pub(super) fn differences(before: &Attributes, after: &Attributes) -> Vec<Difference> {
     let (before, after) = (facts(before), facts(after));
     let things: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
-    let said = things.into_iter().filter_map(|thing| match (before.get(thing), after.get(thing)) {
-        (Some(before), Some(after)) if before == after => None,
-        (Some(_), Some(_)) => Some(format!("{thing}: not as it was before the push")),
-        (Some(_), None) => Some(format!("{thing}: lost by the push")),
-        _ => Some(format!("{thing}: not there before the push")),
+    let different = things.into_iter().filter_map(|thing| {
+        let is = match (before.get(thing), after.get(thing)) {
+            (Some(before), Some(after)) if before == after => return None,
+            (Some(_), Some(_)) => "not as it was before the",
+            (Some(_), None) => "lost by the",
+            _ => "not there before the",
+        };
+        Some(Difference { thing: thing.clone(), is })
     });
-    said.collect()
+    different.collect()
 }
 
 /// What is to be equal, by what it is about.

@@ -401,9 +401,11 @@ impl<'a> Run<'a> {
                         column.comment = Some(text.clone());
                     }
                 }
-                let added: Vec<String> = columns.added.iter().map(|(column, _)| format!("columns {column}:")).collect();
-                let lost = carried::differences(&expected, &now);
-                warnings.extend(lost.into_iter().filter(|line| !added.iter().any(|added| line.starts_with(added))));
+                let added: Vec<String> = columns.added.iter().map(|(column, _)| format!("columns {column}")).collect();
+                let lost =
+                    carried::differences(&expected, &now).into_iter().filter(|lost| !added.contains(&lost.thing));
+                warnings.extend(lost.map(|lost| lost.after("push")));
+                warnings.extend(self.written(session, live.oid).await?);
             }
             Ok::<_, PushError>(warnings)
         };

@@ -10,8 +10,9 @@ use crate::schema::TableName;
 use super::after;
 use super::attributes::{self, Attributes};
 use super::backup::{self, Marker};
-use super::batch::{Candidate, Swap};
+use super::batch::{Candidate, SequencePosition, Swap};
 use super::blockers;
+use super::carried;
 use super::error::{Blocker, PushError};
 use super::foreign_keys;
 use super::materialized_views;
@@ -73,13 +74,13 @@ pub async fn rollback(
     }
     let found = inspect(&session, options).await?;
     warnings.extend(differences(&found.live, &found.backup, &found.marker));
-    let sequences = replace::sequences(&session, table, &options.backup_table(), &found.live).await?;
+    let sequences = sequences(&session, options, &found).await?;
+    foreign_keys::check_orphans(&session, table, &options.backup_table(), &found.live).await?;
     let schema = RunSchema::new(run_id, table);
     session
         .batch_execute(&format!("BEGIN; {}; COMMIT", schema.create_sql()))
         .await
         .map_err(|source| PushError::at("create the run schema", table, source))?;
-    foreign_keys::check_orphans(&session, table, &options.backup_table(), &found.live).await?;
     let work = progress.start(Step::Push, "rollback", None);
     let prepared = prepare(&session, options, &schema, &found).await;
     let swap = Swap {
@@ -110,6 +111,13 @@ pub async fn rollback(
         Ok(said) => warnings.extend(said),
         Err(error) => warnings.push(format!("what follows the swap was not done: {error}")),
     }
+    match now {
+        Ok(now) => warnings.extend(now.map(|now| untold(&warnings, &found.live, &now)).unwrap_or_default()),
+        Err(error) => warnings.push(format!("what is attached to {table} now could not be read: {error}")),
+    }
+    if swap.answer_lost {
+        notes.push("the connection was lost during the swap; the server says that it had happened".to_owned());
+    }
     if let Err(error) = removed {
         warnings.push(format!("schema {} could not be removed: {error}", schema.name()));
     }
@@ -127,6 +135,24 @@ pub async fn rollback(
         notes,
         warnings,
     })
+}
+
+/// How far the values of the backup's columns go that have a sequence.
+async fn sequences(
+    session: &Session,
+    options: &TargetOptions,
+    found: &Pair,
+) -> Result<Vec<SequencePosition>, PushError> {
+    let mut live = found.live.clone();
+    live.sequences.retain(|sequence| found.backup.columns.iter().any(|column| column.name == sequence.column));
+    replace::sequences(session, &options.table, &options.backup_table(), &live).await
+}
+
+/// What is attached to the table now and was not before the rollback, or otherwise, and was not told yet.
+fn untold(told: &[String], before: &Attributes, now: &Attributes) -> Vec<String> {
+    let is_told = |thing: &str| told.iter().any(|told| format!("{told} ").contains(&format!("{thing} ")));
+    let lost = carried::differences(before, now).into_iter().filter(|lost| !is_told(&lost.singular()));
+    lost.map(|lost| lost.after("rollback")).collect()
 }
 
 /// Gives the backup what the live table has that stands on other relations: foreign keys, and materialized views over
@@ -239,7 +265,8 @@ fn differences(live: &Attributes, backup: &Attributes, marker: &Marker) -> Vec<S
             .iter()
             .filter(|check| check.kind != 'f')
             .map(|check| format!("constraint {}", name(&check.name)));
-        columns.chain(indexes).chain(checks).collect()
+        let statistics = attributes.statistics.iter().map(|of| format!("statistics {}", name(&of.name)));
+        columns.chain(indexes).chain(checks).chain(statistics).collect()
     };
     let (now, then) = (of(live), of(backup));
     let gone = now

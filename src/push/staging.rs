@@ -247,19 +247,23 @@ pub(super) fn dress(staging: &TableName, attributes: &Attributes, descriptions: 
     sql.append(&mut owners);
     sql.push(format!("ALTER TABLE {table} OWNER TO {owner}"));
     sql.extend(attributes.sequences.iter().filter(|sequence| sequence.identity).flat_map(|sequence| {
-        let name = quote_table(&TableName::new(staging.schema(), sequence.name.as_str()));
-        let comment = sequence
-            .comment
-            .as_ref()
-            .map(|comment| format!("COMMENT ON SEQUENCE {name} IS {}", quote_literal(comment)));
-        std::iter::once(revoke_all_but_owner("SEQUENCE", "s", &name))
-            .chain(grants("SEQUENCE", &name, &sequence.privileges, &attributes.owner))
-            .chain(comment)
+        let name = TableName::new(staging.schema(), sequence.name.as_str());
+        dress_sequence(&name, sequence, &attributes.owner)
     }));
     sql.extend(privileges(staging, attributes));
     if attributes.row_security {
         sql.push(format!("ALTER TABLE {table} ENABLE ROW LEVEL SECURITY"));
     }
+    sql
+}
+
+/// Gives an identity sequence the privileges and the comment of another.
+pub(super) fn dress_sequence(name: &TableName, sequence: &OwnedSequence, owner: &str) -> Vec<String> {
+    let name = quote_table(name);
+    let comment = sequence.comment.as_deref().map_or_else(|| "NULL".to_owned(), quote_literal);
+    let mut sql = vec![revoke_all_but_owner("SEQUENCE", "s", &name)];
+    sql.extend(grants("SEQUENCE", &name, &sequence.privileges, owner));
+    sql.push(format!("COMMENT ON SEQUENCE {name} IS {comment}"));
     sql
 }
 

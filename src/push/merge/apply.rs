@@ -281,7 +281,7 @@ impl Merge<'_> {
     async fn advance_sequences(&self, client: &Client) -> Result<(), PushError> {
         let table = &self.options.table;
         for position in replace::sequences(client, table, table, &self.target.live).await? {
-            let sql = position.setval(table.schema(), None);
+            let Some(sql) = position.setval(table.schema(), None) else { continue };
             let failed = |source| PushError::at("advance a sequence", table, source);
             client.batch_execute(&sql).await.map_err(failed)?;
         }
