@@ -157,10 +157,12 @@ pub enum PushError {
         source: tokio_postgres::Error,
     },
     /// The server has no space left.
-    #[error("the server's disk is full; {table} is as it was, and the load was removed")]
+    #[error("the server's disk is full; {table} is as it was, and the load {load}")]
     DiskFull {
         /// The live table.
         table: TableName,
+        /// What became of it, in words: it outlives a resumed push.
+        load: &'static str,
         /// The server's message.
         source: tokio_postgres::Error,
     },
@@ -297,7 +299,7 @@ impl PushError {
     pub(super) fn at(step: &'static str, table: &TableName, source: tokio_postgres::Error) -> Self {
         let table = table.clone();
         match source.code() {
-            Some(code) if *code == SqlState::DISK_FULL => Self::DiskFull { table, source },
+            Some(code) if *code == SqlState::DISK_FULL => Self::DiskFull { table, load: "was removed", source },
             _ if is_connection_lost(&source) => Self::Lost { step, table, source: Some(source) },
             _ => Self::ServerRefused { step, table, source },
         }

@@ -156,6 +156,12 @@ pub(super) struct Run<'a> {
     lock: LockKey,
     server: Server,
     progress: &'a Progress,
+    /// Whether it goes on with what an earlier push loaded, which then outlives it if it fails.
+    is_resumed: bool,
+    /// The live table's rows, where they were counted.
+    rows_before: Option<u64>,
+    /// What had been written to the live table when it was first inspected.
+    writes_before: Option<Writes>,
     notes: Vec<String>,
     warnings: Vec<String>,
 }
@@ -205,6 +211,11 @@ impl<'a> Run<'a> {
             }
             // The next command finds out by what is left.
             Err(error @ PushError::OutcomeUnknown { .. }) => return Err(error),
+            // An earlier push loaded it, and what stands in its way may go.
+            Err(error) if self.is_resumed => {
+                session::release_lock(&session, self.lock).await;
+                return Err(error);
+            }
             Err(error) => {
                 drop(session);
                 self.clean_up().await;

@@ -45,11 +45,15 @@ pub async fn resume(
         () = cancel.cancelled() => Err(PushError::Cancelled { table: table.clone() }),
         staged = run.stage_again(&session) => staged,
     };
-    match staged {
+    let pushed = match staged {
         Ok(staged) => run.complete(session, staged, cancel).await,
-        // The load is worth keeping: what stands in its way may go.
         Err(error) => Err(error),
-    }
+    };
+    // The load is worth keeping: what stands in its way may go.
+    pushed.map_err(|error| match error {
+        PushError::DiskFull { table, source, .. } => PushError::DiskFull { table, load: "is kept", source },
+        error => error,
+    })
 }
 
 /// The schema to go on with.
