@@ -7,7 +7,9 @@ use crate::schema::TableName;
 
 use super::attributes::{Attributes, ColumnAttributes, OwnedSequence, fingerprint_sql};
 use super::backup::{Marker, rename_sql};
+use super::dependents::Relation;
 use super::generations::Generations;
+use super::lock_retry;
 use super::materialized_views;
 use super::options::TargetOptions;
 use super::rebind;
@@ -128,12 +130,10 @@ impl Swap<'_> {
 
     /// Takes the strong locks, the live table's last, within one budget for all of them.
     fn locks(&self, budget: Duration) -> String {
-        let lock = |table: &TableName| {
-            quote_literal(&format!("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE", quote_table(table)))
-        };
-        let mut statements = Vec::new();
+        let lock = |table: &TableName| format!("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE", quote_table(table));
+        let mut statements: Vec<String> = Vec::new();
         let dependents = self.live.iter().flat_map(|live| live.dependents.locks());
-        statements.extend(dependents.map(|relation| quote_literal(&relation.lock())));
+        statements.extend(dependents.map(Relation::lock));
         match &self.candidate {
             Candidate::Staging { backups, .. } if self.live.is_some() => {
                 statements.extend(backups.tables().map(|(backup, _)| lock(backup)));
@@ -144,22 +144,7 @@ impl Swap<'_> {
         if self.live.is_some() {
             statements.push(lock(&self.options.table));
         }
-        let body = format!(
-            "DECLARE statement text; remaining int; deadline timestamptz := clock_timestamp() + interval '{} milliseconds'; \
-             BEGIN \
-               PERFORM set_config('racealpha.waiting', clock_timestamp()::text, true); \
-               FOREACH statement IN ARRAY ARRAY[{}]::text[] LOOP \
-                 remaining := ceil(1000 * extract(epoch FROM deadline - clock_timestamp())); \
-                 IF remaining <= 0 THEN RAISE EXCEPTION 'the lock budget is used up' USING ERRCODE = '55P03'; END IF; \
-                 PERFORM set_config('lock_timeout', remaining || 'ms', true); \
-                 EXECUTE statement; \
-               END LOOP; \
-               PERFORM set_config('racealpha.locked', clock_timestamp()::text, true); \
-             END",
-            budget.as_millis().max(1),
-            statements.join(", ")
-        );
-        format!("DO {}", quote_literal(&body))
+        lock_retry::all_within(budget, &statements)
     }
 
     fn body(&self) -> Vec<String> {

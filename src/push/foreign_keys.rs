@@ -77,12 +77,12 @@ pub(super) async fn detach(
     backup: &TableName,
     attributes: &Attributes,
 ) -> Result<(), tokio_postgres::Error> {
-    let drops: Vec<String> =
-        foreign_keys(attributes).map(|key| format!("DROP CONSTRAINT {}", quote_ident(&key.name))).collect();
-    if drops.is_empty() {
-        return Ok(());
+    // One by one: to hold the lock of one table that others read while waiting for another's invites a deadlock.
+    for key in foreign_keys(attributes) {
+        let sql = format!("ALTER TABLE {} DROP CONSTRAINT {}", quote_table(backup), quote_ident(&key.name));
+        lock_retry::execute(client, &sql).await?;
     }
-    lock_retry::execute(client, &format!("ALTER TABLE {} {}", quote_table(backup), drops.join(", "))).await
+    Ok(())
 }
 
 /// Whether every row of another table that refers to a row of live finds one in `candidate`.

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio_postgres::Client;
-use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
 
 use crate::pg::{DatabaseUrl, quote_ident, quote_literal, quote_table};
@@ -16,12 +15,13 @@ use crate::progress::{Progress, Step};
 use crate::schema::TableName;
 
 use super::error::{Blocker, PushError};
+use super::lock_retry;
 use super::orphans;
 use super::run_schema::RunSchema;
-use super::session::{self, LockKey};
+use super::session::{self, LockKey, Server};
 
 /// How long one attempt to put the views in place waits for readers, who wait behind it.
-const LOCK_BUDGET: &str = "400ms";
+const LOCK_BUDGET: Duration = Duration::from_millis(400);
 /// Attempts before the views are left as they were.
 const ATTEMPTS_MAX: u32 = 60;
 /// Between two attempts.
@@ -66,11 +66,11 @@ pub async fn update_views(
     let Some(first) = places.first() else {
         return Ok(ViewsReport { views: places, created: false, seconds: 0.0 });
     };
-    let (session, _) = session::open(url, first, run_id).await?;
-    let lock = LockKey::of(url, first);
+    let (session, server) = session::open(url, first, run_id).await?;
+    let lock = LockKey::of(first);
     session::take_lock(&session, lock, first).await?;
     orphans::settle(&session, first, false).await?;
-    let job = Job { session: &session, first, places: &places, sql: views.sql, progress };
+    let job = Job { session: &session, server: &server, first, places: &places, sql: views.sql, progress };
     let schema = RunSchema::new(run_id, first);
     let updated = tokio::select! {
         biased;
@@ -104,6 +104,7 @@ struct Existing {
 
 struct Job<'a> {
     session: &'a Client,
+    server: &'a Server,
     first: &'a TableName,
     places: &'a [TableName],
     sql: &'a str,
@@ -185,10 +186,16 @@ impl Job<'_> {
         existing: &[Option<Existing>],
         comment: &str,
     ) -> Result<(), PushError> {
-        let mut sql = vec!["BEGIN".to_owned(), format!("SET LOCAL lock_timeout = '{LOCK_BUDGET}'")];
-        let old = self.places.iter().zip(existing).filter(|(_, view)| view.is_some());
-        // Later views read earlier ones.
-        sql.extend(old.rev().map(|(place, _)| format!("DROP MATERIALIZED VIEW {}", quote_table(place))));
+        // Later views read earlier ones, so whoever reads them locks them in this order.
+        let old = self.places.iter().zip(existing).filter_map(|(place, view)| Some((place, view.as_ref()?))).rev();
+        let locks = old.clone().map(|(place, view)| {
+            format!("ALTER MATERIALIZED VIEW {} OWNER TO {}", quote_table(place), quote_ident(&view.owner))
+        });
+        let mut sql = vec![
+            "BEGIN".to_owned(),
+            lock_retry::all_within(self.server.lock_budget(LOCK_BUDGET), &locks.collect::<Vec<_>>()),
+        ];
+        sql.extend(old.map(|(place, _)| format!("DROP MATERIALIZED VIEW {}", quote_table(place))));
         for (place, view) in self.places.iter().zip(existing) {
             let (new, live) = (quote_table(&schema.table(place.name())), quote_table(place));
             sql.push(format!("ALTER MATERIALIZED VIEW {new} SET SCHEMA {}", quote_ident(place.schema())));
@@ -203,7 +210,7 @@ impl Job<'_> {
         let mut attempt = 1;
         loop {
             let Err(error) = self.session.batch_execute(&sql).await else { return Ok(()) };
-            if error.code() != Some(&SqlState::LOCK_NOT_AVAILABLE) || attempt >= ATTEMPTS_MAX {
+            if !lock_retry::is_blocked(&error) || attempt >= ATTEMPTS_MAX {
                 return Err(self.failed("put the views in place")(error));
             }
             self.session.batch_execute("ROLLBACK").await.map_err(self.failed("put the views in place"))?;
