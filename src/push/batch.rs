@@ -70,6 +70,8 @@ pub(super) struct Swap<'a> {
     pub(super) candidate: Candidate<'a>,
     pub(super) candidate_oid: u32,
     pub(super) sequences: Vec<SequencePosition>,
+    /// The live table's rows, where they were counted.
+    pub(super) rows_before: Option<u64>,
     pub(super) lock: LockKey,
 }
 
@@ -258,6 +260,7 @@ impl Swap<'_> {
             sql.push(rename_sql("STATISTICS", schema, &statistics.name, &name));
         }
         marker.to_validate = rebind::to_validate(&live.dependents);
+        marker.rows = self.rows_before;
         sql.push(staging::revoke_all_but_owner("TABLE", "r", &backup));
         sql.push(format!("ALTER TABLE {backup} ENABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY"));
         sql.push(marker.comment_on(&self.options.backup_table()));

@@ -59,6 +59,7 @@ mod staging;
 mod swap;
 mod tally;
 mod verify;
+mod writes;
 
 pub use backup::{BackupStatus, TargetStatus, backup_status, target_status};
 pub use columns::ColumnMatch;

@@ -31,6 +31,7 @@ use super::session::{self, LockKey, Server};
 use super::staging;
 use super::swap::{self, SwapReport};
 use super::verify;
+use super::writes::{self, Writes};
 
 /// Memory for building an index; the server's default makes large sorts spill.
 const INDEX_MEMORY: &str = "256MB";
@@ -127,7 +128,7 @@ where
     let mut run = Run::new(url, options, &dataset.schema, run_id, progress, schema, &session, server).await?;
     run.take_notes(settled.notes, [settled.warnings, unfinished].concat());
     if run.live().is_some() {
-        verify::enough_rows(&session, options, dataset.rows).await?;
+        run.rows_before = verify::enough_rows(&session, options, dataset.rows).await?;
     }
     let staged = tokio::select! {
         biased;
@@ -185,8 +186,29 @@ impl<'a> Run<'a> {
         }
         let lock = LockKey::of(&options.table);
         let notes = inspection.plan.notes.clone();
-        let warnings = Vec::new();
-        Ok(Self { url, options, inspection, schema, id: run_id, lock, server, progress, notes, warnings })
+        let is_resumed = schema.marker().ready.is_some();
+        let writes_before = match &inspection.live {
+            Some(live) => {
+                let failed = |source| PushError::at("read the counters of writes", &options.table, source);
+                Some(Writes::of(session, live.oid).await.map_err(failed)?)
+            }
+            None => None,
+        };
+        Ok(Self {
+            url,
+            options,
+            inspection,
+            schema,
+            id: run_id,
+            lock,
+            server,
+            progress,
+            is_resumed,
+            rows_before: None,
+            writes_before,
+            notes,
+            warnings: Vec::new(),
+        })
     }
 
     /// Takes up what was said about earlier pushes.
@@ -402,7 +424,8 @@ impl<'a> Run<'a> {
     async fn finish(&self, session: &Client) -> Vec<String> {
         let table = &self.options.table;
         let finished = async {
-            let mut warnings = after::finish(session, self.options).await?;
+            let mut warnings = after::finish(session, table, &self.options.backup_table()).await?;
+            writes::hand_in(session, &self.server).await.map_err(self.failed("hand in the counters of the load"))?;
             if let (Some(live), Some(now)) = (self.live(), attributes::read(session, table).await?) {
                 let dataset = &self.inspection.dataset;
                 let columns = &self.inspection.plan.columns;
@@ -421,6 +444,14 @@ impl<'a> Run<'a> {
             Ok::<_, PushError>(warnings)
         };
         finished.await.unwrap_or_else(|error| vec![format!("what follows the swap was not done: {error}")])
+    }
+
+    /// What others have written to the former live table since it was first inspected.
+    async fn written(&self, session: &Client, former: u32) -> Result<Option<String>, PushError> {
+        let Some(before) = self.writes_before else { return Ok(None) };
+        let failed = self.failed("read the counters of writes");
+        let now = Writes::of(session, former).await.map_err(failed)?;
+        Ok(now.since(before, &self.options.table, &self.options.backup_table()))
     }
 
     fn descriptions(&self) -> Vec<String> {
@@ -465,6 +496,7 @@ impl<'a> Run<'a> {
                 candidate: Candidate::Staging { table: self.staging_table(), backups: &self.inspection.backups },
                 candidate_oid: staged.oid,
                 sequences: staged.sequences.clone(),
+                rows_before: self.rows_before,
                 lock: self.lock,
             };
             match swap::run(self.url, session, &self.server, &swap, cancel).await {
@@ -543,9 +575,8 @@ impl<'a> Run<'a> {
 
     fn report(self, staged: &Staged, swap: SwapReport) -> PushReport {
         let plan = &self.inspection.plan;
-        let backup = self
-            .live()
-            .map(|_| BackupMade { table: self.options.backup_table(), rows_estimated: plan.live_rows_estimated });
+        let rows_estimated = self.rows_before.or(plan.live_rows_estimated);
+        let backup = self.live().map(|_| BackupMade { table: self.options.backup_table(), rows_estimated });
         PushReport {
             table: self.options.table.clone(),
             mode: plan.mode,

@@ -92,6 +92,7 @@ pub async fn rollback(
         candidate: Candidate::Backup { attributes: &found.backup, marker: &found.marker },
         candidate_oid: found.backup.oid,
         sequences,
+        rows_before: None,
         lock,
     };
     let swapped = match prepared {

@@ -14,18 +14,18 @@ use super::tally::ServerForms;
 const AGGREGATES_MAX: usize = 1600;
 
 /// Refuses a dataset that is much smaller than the live table: rather something went wrong on the way than that so many
-/// rows are gone.
-pub(super) async fn enough_rows(client: &Client, options: &TargetOptions, rows: u64) -> Result<(), PushError> {
+/// rows are gone. Answers the live table's rows, if they had to be counted.
+pub(super) async fn enough_rows(client: &Client, options: &TargetOptions, rows: u64) -> Result<Option<u64>, PushError> {
     let table = &options.table;
     if options.min_rows_of_live <= 0.0 {
-        return Ok(());
+        return Ok(None);
     }
     let sql = format!("SELECT count(*) FROM {}", quote_table(table));
     let failed = |source| PushError::at("count the live table's rows", table, source);
     let live: i64 = client.query_one(&sql, &[]).await.map_err(failed)?.get(0);
     let live = u64::try_from(live).unwrap_or(0);
     let least = least_rows(live, options.min_rows_of_live);
-    if rows < least { Err(PushError::TooFewRows { table: table.clone(), rows, live, least }) } else { Ok(()) }
+    if rows < least { Err(PushError::TooFewRows { table: table.clone(), rows, live, least }) } else { Ok(Some(live)) }
 }
 
 /// The least rows that are a share of the live table's, in whole thousandths.
