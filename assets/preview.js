@@ -25,7 +25,7 @@ export function Preview({ app: { preview } }) {
       <div><dt>Time</dt><dd>${report.push_seconds_estimated === null ? "unknown before the first push" : `about ${seconds(report.push_seconds_estimated)}`}</dd></div>
       <div><dt>Disk on the server</dt><dd>about ${bytes(plan.disk_bytes_needed)} for a while</dd></div>
       ${list("New columns", plan.columns.added.map(([name, type]) => `${name} ${type}`))} ${list("Left out", plan.columns.ignored)}
-      ${list("Left null", plan.columns.left_null)} ${list("Kept as they are", plan.columns.kept)} ${list("Filled by the server", plan.columns.filled_by_server)}
+      ${list("Left null", plan.columns.left_null)} ${list("Kept as they are", plan.columns.kept)} ${list("Other types", plan.columns.converted.map((c) => `${c.column} from ${c.from} to ${c.to}`))} ${list("Values that do not fit", Object.entries(report.misfits).map(([name, n]) => `${count(n)} of ${name}`))} ${list("Filled by the server", plan.columns.filled_by_server)}
       ${list("Notes", plan.notes)}
     </dl>
     ${plan.carried.length ? html`<details><summary>${plan.carried.length} things attached to the table are carried over</summary><ul>${plan.carried.map((c) => html`<li>${c}</li>`)}</ul></details>` : null}

@@ -42,6 +42,10 @@ pub(super) fn preview(report: &PreviewReport) -> String {
         &format!("about {} of the server's disk for a while{time}", bytes(plan.disk_bytes_needed)),
     );
     let columns = &plan.columns;
+    let converted = columns.converted.iter().map(|of| format!("{} from {} to {}", of.column, of.from, of.to));
+    let converted: Vec<String> = converted.collect();
+    let misfits: Vec<String> =
+        report.misfits.iter().map(|(column, values)| format!("{} values of {column}", count(*values))).collect();
     let added_columns: Vec<String> = columns.added.iter().map(|(name, of)| format!("{name} {of}")).collect();
     for (name, list) in [
         ("new", &added_columns),
@@ -49,6 +53,8 @@ pub(super) fn preview(report: &PreviewReport) -> String {
         ("server's", &columns.filled_by_server),
         ("kept", &columns.kept),
         ("null", &columns.left_null),
+        ("types", &converted),
+        ("misfits", &misfits),
         ("carried", &plan.carried),
     ] {
         if !list.is_empty() {

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use futures::StreamExt;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::runtime::Handle;
@@ -16,17 +17,17 @@ use super::run::{RunState, history};
 use super::shift::{Quantiles, Sample};
 use super::validate::dataset_of;
 use super::{Context, PipelineError};
-use crate::lake::{FileEncoding, Lake, Manifest, Version};
+use crate::lake::{FileEncoding, Lake, LakeTable, Manifest, Version, read_table};
 use crate::pg::{Session, quote_ident};
 use crate::progress::Step;
-use crate::push::{self, Blocker, PushMode, PushPlan, TargetMode};
+use crate::push::{self, Blocker, Misfits, PushMode, PushPlan, TargetMode};
 use crate::source::SourceError;
 use crate::transform::{Engine, create_views, rows_as_json};
 
 const PURPOSE: &str = "preview";
 /// Rows whose numbers are looked at one by one: enough for quantiles that a person compares.
 const SAMPLE_ROWS: u32 = 10_000;
-/// Runs among which the last push is looked for.
+/// Runs among which the last push of the table is looked for.
 const RUNS_LOOKED_AT: usize = 20;
 /// The live table's name beside the dataset's.
 const LIVE: &str = "live_table";
@@ -52,10 +53,12 @@ pub struct PreviewReport {
     pub changed: u64,
     /// The matching columns, those that change in most rows first.
     pub columns: Vec<ColumnChange>,
-    /// Seconds that the push takes, from the rows per second of the last one; `None` before the first.
+    /// Seconds that the push takes, from the rows per second of the last one of the same table; `None` before the first.
     pub push_seconds_estimated: Option<f64>,
     /// Who waits for what during the push.
     pub locks: String,
+    /// Values of the dataset that do not fit into their column, by column that has any.
+    pub misfits: BTreeMap<String, u64>,
     /// Columns matched and not, what is attached, what stands in the way.
     pub plan: PushPlan,
     /// How long it took.
@@ -117,8 +120,9 @@ pub async fn preview(
         removed: 0,
         changed: 0,
         columns: Vec::new(),
-        push_seconds_estimated: seconds_estimated(context, dataset_rows).await?,
+        push_seconds_estimated: seconds_estimated(context, &name, dataset_rows).await?,
         locks: locks(plan.mode).to_owned(),
+        misfits: BTreeMap::new(),
         plan,
         seconds: 0.0,
     };
@@ -153,6 +157,7 @@ pub async fn preview(
         job.pull(&[table]).await?;
         let live = beside.require_latest().await?;
         report.live_rows = live.tables[LIVE].rows;
+        report.find_misfits(&lake, dataset).await?;
         report.plan.blockers.extend(too_few_rows(&report, options.min_rows_of_live));
         // Rows that are there stay as they are, so there is nothing to compare.
         let inserts_only = report.plan.mode == PushMode::InsertMissing;
@@ -178,11 +183,11 @@ pub async fn preview(
     Ok(report)
 }
 
-/// The rows per second of the last push that went well, applied to as many rows.
-async fn seconds_estimated(context: &Context, rows: u64) -> Result<Option<f64>, PipelineError> {
+/// The rows per second of the last push of the table that went well, applied to as many rows.
+async fn seconds_estimated(context: &Context, table: &str, rows: u64) -> Result<Option<f64>, PipelineError> {
     let runs = history(context, RUNS_LOOKED_AT).await?;
     let mut pushes = runs.iter().filter(|run| run.state == RunState::Done).flat_map(|run| &run.steps);
-    let last = pushes.find(|step| step.step == Step::Push && step.rows > 0);
+    let last = pushes.find(|step| step.table.as_deref() == Some(table) && step.rows > 0);
     let float = |rows: u64| rows.to_string().parse::<f64>().unwrap_or(0.0);
     Ok(last.map(|step| step.seconds * float(rows) / float(step.rows)))
 }
@@ -320,6 +325,26 @@ fn is_number(data_type: &str) -> bool {
 }
 
 impl PreviewReport {
+    /// Runs the dataset through the encoder of a push, which tells what the target's columns cannot hold.
+    async fn find_misfits(&mut self, lake: &Lake, dataset: &LakeTable) -> Result<(), PipelineError> {
+        // A pair of types that does not go together is a blocker already.
+        let Ok(mut misfits) = Misfits::new(&self.plan.columns, &dataset.schema) else { return Ok(()) };
+        let mut batches = std::pin::pin!(read_table(lake, dataset));
+        while let Some(batch) = batches.next().await {
+            if let Err(error) = misfits.add(&batch?) {
+                self.plan.blockers.push(Blocker {
+                    object: format!("the dataset {}", self.name),
+                    why: format!("a value does not fit: {error}"),
+                    alternative: "correct it in the phase, or say what is to become of it".to_owned(),
+                });
+                break;
+            }
+        }
+        self.misfits = misfits.counts();
+        self.plan.blockers.extend(misfits.blockers());
+        Ok(())
+    }
+
     fn take(&mut self, counted: &Counted) {
         let count = |name: &str| counted.counts.get(name).and_then(Value::as_u64).unwrap_or(0);
         let mean = |name: &str| counted.counts.get(name).and_then(Value::as_f64);

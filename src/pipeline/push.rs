@@ -170,7 +170,7 @@ pub(super) async fn push_in(
         pushed.set_views(views);
     }
     let (rows, bytes) = pushed.amount();
-    run.record(Step::Push, started, rows, bytes);
+    run.record_push(made.name, started, rows, bytes);
     Ok(pushed)
 }
 

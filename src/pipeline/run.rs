@@ -146,6 +146,9 @@ pub struct StepRecord {
     pub rows: u64,
     /// Bytes it moved or wrote.
     pub bytes: u64,
+    /// Of a whole push: the dataset or the output.
+    #[serde(default)]
+    pub table: Option<String>,
 }
 
 /// What is kept of a run.
@@ -222,7 +225,16 @@ pub struct Run {
 impl Run {
     /// Notes a finished step.
     pub(super) fn record(&self, step: Step, started: Instant, rows: u64, bytes: u64) {
-        let record = StepRecord { step, seconds: started.elapsed().as_secs_f64(), rows, bytes };
+        self.add(StepRecord { step, seconds: started.elapsed().as_secs_f64(), rows, bytes, table: None });
+    }
+
+    /// Notes a finished push of a table, from its load to its end.
+    pub(super) fn record_push(&self, table: &str, started: Instant, rows: u64, bytes: u64) {
+        let (seconds, table) = (started.elapsed().as_secs_f64(), Some(table.to_owned()));
+        self.add(StepRecord { step: Step::Push, seconds, rows, bytes, table });
+    }
+
+    fn add(&self, record: StepRecord) {
         self.steps.lock().unwrap_or_else(PoisonError::into_inner).push(record);
     }
 

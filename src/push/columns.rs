@@ -32,6 +32,8 @@ pub struct ColumnMatch {
     /// Columns that are loaded as text and cast by the server, because their types have no form of bytes that this
     /// program knows.
     pub cast_by_server: Vec<String>,
+    /// Columns whose values have to become another type's.
+    pub converted: Vec<Converted>,
     /// What to load: the dataset column's place and the target column.
     #[serde(skip)]
     pub(super) load: Vec<(usize, ColumnSchema)>,
@@ -41,6 +43,17 @@ pub struct ColumnMatch {
     /// What the kept columns are in rows that are new.
     #[serde(skip)]
     new_values: Vec<NewValue>,
+}
+
+/// A column whose type in the table is not what the dataset's would be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Converted {
+    /// The column.
+    pub column: String,
+    /// The type that a table made from the dataset would have, or the dataset's own name for it.
+    pub from: String,
+    /// The table's type.
+    pub to: String,
 }
 
 /// What a kept column is in a row that is new.
@@ -66,6 +79,12 @@ impl ColumnMatch {
                 }),
                 Some(column) => {
                     let mut schema = column.schema();
+                    let from =
+                        created(field).map_or_else(|| field.data_type().to_string(), |created| created.type_name);
+                    if from != schema.type_name {
+                        let (column, to) = (schema.name.clone(), schema.type_name.clone());
+                        found.converted.push(Converted { column, from, to });
+                    }
                     found.matched.push(schema.name.clone());
                     if is_text(field.data_type()) && is_cast(&schema.pg_type, schema.typmod) {
                         schema.pg_type = PgType::Text;
@@ -216,6 +235,15 @@ impl ColumnMatch {
     pub(super) fn encoder(&self, dataset: &Schema) -> Result<RowEncoder, EncodePlanError> {
         let (indices, columns): (Vec<usize>, Vec<ColumnSchema>) = self.load.iter().cloned().unzip();
         RowEncoder::with_columns(dataset, &indices, &columns, &self.policies)
+    }
+
+    /// What is loaded and not left to the server to read: the dataset column's place, the target column, and what the
+    /// configuration says about values that do not fit.
+    pub(super) fn loaded(&self) -> impl Iterator<Item = (usize, (ColumnSchema, PushPolicy))> {
+        let loaded = self.load.iter().filter(|(_, column)| !self.is_cast(column));
+        loaded.map(|(index, column)| {
+            (*index, (column.clone(), self.policies.get(&column.name).copied().unwrap_or_default()))
+        })
     }
 
     /// Empty tallies of what is loaded.

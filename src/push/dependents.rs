@@ -197,15 +197,30 @@ impl Dependents {
         locks
     }
 
-    /// One line per thing.
+    /// One line per thing, with what happens to it.
     pub(super) fn lines(&self) -> Vec<String> {
-        let views = self.views.iter().map(|view| format!("view {}", view.relation.table_name()));
-        let materialized = self.materialized_views.iter();
-        let materialized = materialized.map(|view| format!("materialized view {}", view.relation.table_name()));
-        let rules = self.rules.iter().map(|rule| rule.object.clone());
-        let policies = self.policies.iter().map(|policy| policy.object.clone());
-        let functions = self.functions.iter().map(|function| function.object.clone());
-        let keys = self.foreign_keys.iter().map(|key| key.object.clone());
+        let views = self
+            .views
+            .iter()
+            .map(|view| format!("view {}: bound to the new table by the swap", view.relation.table_name()));
+        let materialized = self.materialized_views.iter().map(|view| {
+            let name = view.relation.table_name();
+            format!("materialized view {name}: made anew over the new table before the swap, and exchanged by it")
+        });
+        let rules = self.rules.iter().map(|rule| {
+            let how = if rule.own { "made anew" } else { "bound to the new table" };
+            format!("{}: {how} by the swap", rule.object)
+        });
+        let policies =
+            self.policies.iter().map(|policy| format!("{}: bound to the new table by the swap", policy.object));
+        let functions = self.functions.iter().map(|function| {
+            let how = if function.has_row_type { "dropped and made anew" } else { "bound to the new table" };
+            format!("{}: {how} by the swap", function.object)
+        });
+        let keys = self.foreign_keys.iter().map(|key| {
+            let after = if key.validated && key.enforced { ", and validated after it" } else { "" };
+            format!("{}: bound to the new table by the swap{after}", key.object)
+        });
         views.chain(materialized).chain(rules).chain(policies).chain(functions).chain(keys).collect()
     }
 

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::support::{Workspace, racing};
+use crate::support::{TestDb, Workspace, racing};
 
 fn small<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
     [&["--set", "validate.min_rows=1"], arguments].concat()
@@ -60,5 +60,74 @@ async fn a_preview_says_what_the_push_then_does() -> Result<()> {
     let refused = workspace.run(small(&["push"]))?;
     assert!(refused.stderr.contains("a push needs"), "{}", refused.stderr);
     workspace.run(small(&["push", "--force", "--mode", "auto"]))?.ok()?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preview_counts_what_does_not_fit_and_says_what_happens_to_each_dependent() -> Result<()> {
+    const PIPELINE: &str = "[[tables]]\nname = 'races'\n[dataset]\nname = 'd'\nkey = ['race_id']\nphases = 'phases'\n\
+         [target]\ntable = 'public.d'\nmin_rows_of_live = 0.0\n";
+    let db = TestDb::new("preview_misfits").await?;
+    let client = db.client().await?;
+    client
+        .batch_execute(
+            "CREATE TABLE public.races (race_id text PRIMARY KEY, number int, place int);
+             INSERT INTO public.races SELECT 'race ' || i, CASE WHEN i > 47 THEN 40000 ELSE i END, nullif(i, 9) FROM generate_series(1, 50) i;
+             CREATE TABLE public.d (race_id text PRIMARY KEY, number smallint, place int NOT NULL);
+             INSERT INTO public.d SELECT race_id, 1, 1 FROM public.races WHERE number < 20;
+             CREATE VIEW public.numbers AS SELECT number FROM public.d;
+             CREATE MATERIALIZED VIEW public.most AS SELECT max(number) FROM public.d;
+             CREATE TABLE public.child (race_id text CONSTRAINT of_race REFERENCES public.d)",
+        )
+        .await?;
+    let workspace = Workspace::at(db.url())?;
+    let folder = workspace.path().join("phases");
+    std::fs::create_dir_all(&folder)?;
+    let phase = "-- grain: race\n-- reads: races\n-- writes: d\n-- why: a test\nCREATE TABLE d AS SELECT race_id, number, place FROM races;";
+    std::fs::write(folder.join("01_d.sql"), phase)?;
+    let dictionary = "name,pg_type,group,role,description\nrace_id,text,race,key,The race.\nnumber,integer,race,feature,Its number.\nplace,integer,race,feature,A place.\n";
+    std::fs::write(folder.join("dictionary.csv"), dictionary)?;
+    let pipeline = workspace.path().join("pipeline.toml");
+    std::fs::write(&pipeline, PIPELINE)?;
+    workspace.run(["pull"])?.ok()?;
+    workspace.run(["run"])?.ok()?;
+
+    let preview = workspace.run(["--json", "preview"])?.ok()?.json()?;
+    assert_eq!(preview["misfits"], serde_json::json!({ "number": 3, "place": 1 }), "{preview:#}");
+    let converted = serde_json::json!([{ "column": "number", "from": "integer", "to": "smallint" }]);
+    assert_eq!(preview["plan"]["columns"]["converted"], converted);
+    assert_eq!(preview["push_seconds_estimated"], Value::Null);
+    let carried: Vec<&str> =
+        preview["plan"]["carried"].as_array().context("carried")?.iter().filter_map(Value::as_str).collect();
+    for line in [
+        "view public.numbers: bound to the new table by the swap",
+        "materialized view public.most: made anew over the new table before the swap, and exchanged by it",
+        "constraint of_race on table public.child: bound to the new table by the swap, and validated after it",
+    ] {
+        assert!(carried.contains(&line), "{line}: {carried:#?}");
+    }
+    let shown = workspace.run(["preview"])?.ok()?.stdout;
+    for part in [
+        "types     number from integer to smallint",
+        "misfits   3 values of number, 1 values of place",
+        "column number: 3 values of the dataset do not fit into smallint (",
+        "column place: 1 values of the dataset do not fit into integer NOT NULL (",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    assert!(workspace.run(["push"])?.stderr.contains("column number, row"));
+
+    // As the policy says, the same number of values becomes null.
+    client.batch_execute("UPDATE public.races SET place = 9 WHERE place IS NULL").await?;
+    std::fs::write(&pipeline, format!("{PIPELINE}[target.columns.number]\npush_misfit = 'null'\n"))?;
+    workspace.run(["pull"])?.ok()?;
+    workspace.run(["run"])?.ok()?;
+    let preview = workspace.run(["--json", "preview"])?.ok()?.json()?;
+    assert_eq!(preview["misfits"], serde_json::json!({ "number": 3 }), "{preview:#}");
+    assert_eq!(preview["plan"]["blockers"], serde_json::json!([]));
+    let pushed = workspace.run(["--json", "push"])?.ok()?.json()?;
+    assert_eq!(pushed["nulled"], preview["misfits"]);
+    let preview = workspace.run(["--json", "preview"])?.ok()?.json()?;
+    assert!(preview["push_seconds_estimated"].as_f64().context("an estimate")? > 0.0);
     Ok(())
 }
