@@ -38,6 +38,51 @@ enum Fault {
     DiskFull,
 }
 
+/// What is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Command {
+    Push,
+    /// The push that creates the table.
+    FirstPush,
+    Merge,
+    /// Of a push.
+    Rollback,
+}
+
+impl Command {
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Push | Self::FirstPush => &["push"],
+            Self::Merge => &["push", "--mode", "merge"],
+            Self::Rollback => &["rollback"],
+        }
+    }
+
+    /// What the next command says of one whose program died after the commit.
+    fn told(self) -> &'static str {
+        match self {
+            Self::Push | Self::FirstPush => "had put its table in place of public.d",
+            Self::Merge => "had merged its rows into public.d",
+            Self::Rollback => "had rolled public.d back",
+        }
+    }
+
+    /// Where it can be stopped. A merge meets what stops the load and the index of a swap when it inserts.
+    fn steps(self) -> &'static [Step] {
+        match self {
+            Self::Push => &STEPS,
+            Self::FirstPush => &[Step::Create, Step::Batch],
+            Self::Merge => &[Step::Create, Step::FirstLock, Step::Copy, Step::Index, Step::Finish],
+            Self::Rollback => &[Step::Create, Step::FirstLock, Step::LastLock, Step::Batch],
+        }
+    }
+
+    /// Whether it is one message of which nothing is known, if it is lost, until the server is asked.
+    fn is_in_doubt(self, step: Step) -> bool {
+        matches!(step, Step::FirstLock | Step::LastLock | Step::Batch) && self != Self::Merge
+    }
+}
+
 /// Whose rows readers see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Live {
@@ -48,18 +93,29 @@ enum Live {
 }
 
 /// What must come of a fault: rows, exit code (none for a killed program) and what the last line says.
-fn expected(step: Step, fault: Fault) -> (Live, Option<i32>, &'static str) {
-    let before_the_swap = matches!(step, Step::Create | Step::Copy | Step::Index);
+fn expected(command: Command, step: Step, fault: Fault) -> (Live, Option<i32>, &'static str) {
     match fault {
-        Fault::ClientKilled if before_the_swap => (Live::Old, None, ""),
+        Fault::ClientKilled if command.is_in_doubt(step) => (Live::OldOrNew, None, ""),
         Fault::ClientKilled if step == Step::Finish => (Live::New, None, ""),
-        Fault::ClientKilled => (Live::OldOrNew, None, ""),
-        Fault::BackendKilled | Fault::ServerCrashed | Fault::NetworkCut if before_the_swap => {
+        Fault::ClientKilled => (Live::Old, None, ""),
+        Fault::BackendKilled | Fault::ServerCrashed | Fault::NetworkCut
+            if step == Step::Finish || command.is_in_doubt(step) =>
+        {
+            (Live::New, Some(0), "")
+        }
+        Fault::BackendKilled | Fault::ServerCrashed | Fault::NetworkCut => {
             (Live::Old, Some(4), "; the live table is as it was")
         }
-        Fault::BackendKilled | Fault::ServerCrashed | Fault::NetworkCut => (Live::New, Some(0), ""),
         Fault::DiskFull if step == Step::Finish => (Live::New, Some(0), "disk is full"),
         Fault::DiskFull => (Live::Old, Some(1), "the server's disk is full; public.d is as it was"),
+    }
+}
+
+/// What readers see, if there is a table.
+async fn digest(target: &HeldTarget) -> Result<String> {
+    match text(&target.admin, "SELECT coalesce(to_regclass('public.d')::text, 'no table')").await?.as_str() {
+        "no table" => Ok("no table".to_owned()),
+        _ => text(&target.admin, DIGEST).await,
     }
 }
 
@@ -82,9 +138,14 @@ impl HeldTarget {
     }
 
     /// What must hold after a fault, and that the next push brings the new rows and leaves nothing behind.
-    async fn assert_sound(&self, step: Step, fault: Fault, ran: Ran) -> Result<()> {
-        let (live, code, says) = expected(step, fault);
-        let place = format!("{fault:?} at {step:?}");
+    async fn assert_sound(&self, command: Command, step: Step, fault: Fault, ran: Ran) -> Result<()> {
+        let (live, code, says) = expected(command, step, fault);
+        let place = format!("{fault:?} of {command:?} at {step:?}");
+        let (old, new) = match command {
+            Command::Push | Command::Merge => (self.old.as_str(), self.new.as_str()),
+            Command::FirstPush => ("no table", self.new.as_str()),
+            Command::Rollback => (self.new.as_str(), self.old.as_str()),
+        };
         // Whoever the server still works for ends first.
         self.until(
             "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
@@ -92,9 +153,9 @@ impl HeldTarget {
         )
         .await
         .context(place.clone())?;
-        let digest = text(&self.admin, DIGEST).await?;
-        let found = if digest == self.old { Live::Old } else { Live::New };
-        assert!(digest == self.old || digest == self.new, "{place}: a mix");
+        let digest = digest(self).await?;
+        let found = if digest == old { Live::Old } else { Live::New };
+        assert!(digest == old || digest == new, "{place}: a mix");
         assert!(live == found || live == Live::OldOrNew, "{place}: {found:?} {ran:#?}");
         assert_eq!(ran.code, code, "{place}: {ran:#?}");
         let said = ran.stderr.lines().filter(|line| line.contains(says)).count();
@@ -106,11 +167,21 @@ impl HeldTarget {
         let next = self.workspace.run(["push"])?;
         assert_eq!(next.code, Some(0), "{place}, the next push: {next:#?}");
         if fault == Fault::ClientKilled && found == Live::New {
-            assert!(next.stdout.contains("had put its table in place of public.d"), "{place}: {next:#?}");
+            assert!(next.stdout.contains(command.told()), "{place}: {next:#?}");
         }
         assert_eq!(text(&self.admin, DIGEST).await?, self.new, "{place}");
         self.assert_no_run_schema().await.context(place)?;
         self.admin.batch_execute(OLD_ROWS).await?;
+        Ok(())
+    }
+
+    /// Makes the table what it is before the command.
+    async fn prepare(&self, command: Command) -> Result<()> {
+        match command {
+            Command::Push | Command::Merge => {}
+            Command::FirstPush => self.admin.batch_execute("DROP TABLE public.d, public.d_backup").await?,
+            Command::Rollback => drop(self.workspace.run(["push"])?.ok()?),
+        }
         Ok(())
     }
 }
@@ -125,38 +196,65 @@ async fn behind_a_proxy(name: &str) -> Result<(TestDb, Proxy, HeldTarget, String
     Ok((db, proxy, target, through.into()))
 }
 
-/// Strikes at every step that the fault can meet.
-async fn strike_everywhere(name: &str, fault: Fault, steps: &[Step]) -> Result<()> {
+/// Strikes at every step of a command that the fault can meet.
+async fn strike_everywhere(name: &str, command: Command, fault: Fault) -> Result<()> {
     let (_db, proxy, target, _) = behind_a_proxy(name).await?;
-    for step in steps {
-        let mut child = target.push_stopped_at(*step).await?;
+    let writes = |step: &&Step| fault != Fault::DiskFull || !matches!(step, Step::FirstLock | Step::LastLock);
+    for step in command.steps().iter().filter(writes) {
+        target.prepare(command).await?;
+        let mut child = target.stopped_at(*step, command.arguments()).await?;
         target.strike(*step, fault, &mut child, &proxy).await?;
         target.admin.batch_execute("COMMIT").await?;
         let ran = Ran::from(tokio::task::spawn_blocking(move || child.wait_with_output()).await??);
-        target.assert_sound(*step, fault, ran).await?;
+        target.assert_sound(command, *step, fault, ran).await?;
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_program_is_killed() -> Result<()> {
-    strike_everywhere("fault_client", Fault::ClientKilled, &STEPS).await
+    strike_everywhere("fault_client", Command::Push, Fault::ClientKilled).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_servers_process_is_killed() -> Result<()> {
-    strike_everywhere("fault_backend", Fault::BackendKilled, &STEPS).await
+    strike_everywhere("fault_backend", Command::Push, Fault::BackendKilled).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_network_is_cut() -> Result<()> {
-    strike_everywhere("fault_network", Fault::NetworkCut, &STEPS).await
+    strike_everywhere("fault_network", Command::Push, Fault::NetworkCut).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_servers_disk_is_full() -> Result<()> {
-    let writing = [Step::Create, Step::Copy, Step::Index, Step::Batch, Step::Finish];
-    strike_everywhere("fault_disk", Fault::DiskFull, &writing).await
+    strike_everywhere("fault_disk", Command::Push, Fault::DiskFull).await
+}
+
+const ON_EACH: [Fault; 4] = [Fault::ClientKilled, Fault::BackendKilled, Fault::NetworkCut, Fault::DiskFull];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_merge_meets_every_fault() -> Result<()> {
+    for fault in ON_EACH {
+        strike_everywhere(&format!("fault_merge_{fault:?}").to_lowercase(), Command::Merge, fault).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_meets_every_fault() -> Result<()> {
+    for fault in ON_EACH {
+        strike_everywhere(&format!("fault_rollback_{fault:?}").to_lowercase(), Command::Rollback, fault).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_push_meets_every_fault() -> Result<()> {
+    for fault in ON_EACH {
+        strike_everywhere(&format!("fault_first_{fault:?}").to_lowercase(), Command::FirstPush, fault).await?;
+    }
+    Ok(())
 }
 
 /// A push from within this process, with limits that a test can wait for.
@@ -193,7 +291,7 @@ async fn the_server_crashes() -> Result<()> {
         .await??;
         (target.admin, target.watcher) = (connect(&target.url).await?, connect(&target.url).await?);
         let ran = Ran::from(tokio::task::spawn_blocking(move || child.wait_with_output()).await??);
-        target.assert_sound(step, Fault::ServerCrashed, ran).await?;
+        target.assert_sound(Command::Push, step, Fault::ServerCrashed, ran).await?;
     }
 
     // It stays away while the push wants to know what became of its swap.

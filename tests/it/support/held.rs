@@ -60,7 +60,7 @@ const HELD: &str = "
         ELSIF coalesce(current_setting('racealpha.locked', true), '') <> '' THEN PERFORM hold.at(6);
         END IF;
     END $$;
-    CREATE EVENT TRIGGER held ON ddl_command_start WHEN TAG IN ('CREATE SCHEMA', 'DROP TABLE', 'COMMENT')
+    CREATE EVENT TRIGGER held ON ddl_command_start WHEN TAG IN ('CREATE SCHEMA', 'DROP TABLE', 'COMMENT', 'ALTER TABLE')
         EXECUTE FUNCTION hold.ddl();
     CREATE TABLE public.races (race_id text PRIMARY KEY);
     INSERT INTO public.races SELECT 'race ' || i FROM generate_series(1, 50) i;
@@ -127,8 +127,13 @@ impl HeldTarget {
 
     /// A push that has come to the step and waits there.
     pub(crate) async fn push_stopped_at(&self, step: Step) -> Result<Child> {
+        self.stopped_at(step, &["push"]).await
+    }
+
+    /// A command that has come to the step and waits there.
+    pub(crate) async fn stopped_at(&self, step: Step, command: &[&str]) -> Result<Child> {
         self.hold(step).await?;
-        let child = self.workspace.command(["push"]).spawn()?;
+        let child = self.workspace.command(command).spawn()?;
         self.until_a_push_waits().await?;
         Ok(child)
     }
