@@ -17,18 +17,19 @@ RUN touch src/main.rs src/lib.rs && cargo build --release --locked --bin racealp
     && strip --strip-debug target/release/racealpha
 
 FROM debian:bookworm-slim
-# Roots for TLS, zones for schedules are inside the binary, curl is for the health check.
+# Roots for TLS; zones for schedules are inside the binary; curl is for the health check. setpriv comes with the image.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates curl \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 10001 --create-home racealpha \
     && install --directory --owner racealpha /lake
 COPY --from=build /build/target/release/racealpha /usr/local/bin/racealpha
-USER racealpha
+COPY script/container /usr/local/bin/container
 WORKDIR /home/racealpha
 # A volume goes here.
 ENV RACEALPHA_LAKE=/lake PORT=8000
 EXPOSE 8000
 HEALTHCHECK --interval=30s --timeout=5s CMD curl --fail --silent "http://localhost:${PORT}/healthz"
-ENTRYPOINT ["racealpha"]
+# Starts as root because volumes come owned by root; gives the lake to racealpha and goes on as racealpha.
+ENTRYPOINT ["container"]
 CMD ["serve"]

@@ -1,4 +1,4 @@
-// Numbers, sizes and times as people read them.
+// Numbers, sizes and times as people read them; a number and its unit stay on one line.
 
 const integer = new Intl.NumberFormat("en");
 const short = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
@@ -15,12 +15,12 @@ export function bytes(n) {
     n /= 1000;
     at += 1;
   }
-  return `${n >= 100 || at === 0 ? Math.round(n) : n.toPrecision(3)} ${units[at]}`;
+  return `${n >= 100 || at === 0 ? Math.round(n) : n.toPrecision(3)}\u00a0${units[at]}`;
 }
 
 export function seconds(s) {
   if (s === null || s === undefined) return "–";
-  if (s < 60) return `${s < 10 ? s.toFixed(1) : Math.round(s)} s`;
+  if (s < 60) return `${s < 10 ? s.toFixed(1) : Math.round(s)}\u00a0s`;
   const minutes = Math.floor(s / 60);
   return minutes < 60 ? `${minutes} min ${Math.round(s % 60)} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }

@@ -31,7 +31,7 @@ export function Lake({ app, argument }) {
             <th scope="row"><a href=${`#/lake/${encodeURIComponent(t.name)}`}>${t.name}</a></th>
             <${Num}>${count(t.rows)}<//><${Num}>${t.columns}<//><${Num}>${bytes(t.bytes)}<//><${Num}>${t.files}<//><${Num}>${t.version}<//>
             <td><${Time} at=${t.created} /></td><td>${t.origin}</td>
-            <td>${["parquet", "csv", "arrow"].map((f) => html`<a class="chip" download href=${`/api/export/${encodeURIComponent(t.name)}?format=${f}`}>${f}</a> `)}</td>
+            <td class="chips">${["parquet", "csv", "arrow"].map((f) => html`<a class="chip" download href=${`/api/export/${encodeURIComponent(t.name)}?format=${f}`}>${f}</a> `)}</td>
           </tr>`)} />`}<//>`;
 }
 

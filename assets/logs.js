@@ -15,11 +15,11 @@ export function Logs() {
   const [error, fail] = useState(null);
   const end = useRef(null);
   useEffect(() => {
-    let [after, wait, stopped] = [0, null, false];
+    let [after, wait, stopped] = [null, null, false];
     set([]);
     const more = async () => {
       try {
-        const page = await get(`/api/logs?after=${after}&limit=1000&level=${level}`);
+        const page = await get(`/api/logs?limit=1000&level=${level}${after === null ? "" : `&after=${after}`}`);
         after = page.next;
         fail(null);
         if (page.lines.length && !stopped) set((old) => [...old, ...page.lines].slice(-LINES_MAX));

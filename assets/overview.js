@@ -3,7 +3,7 @@
 import { html, useState } from "./vendor/preact-htm.js";
 import { post } from "./api.js";
 import { bytes, count, seconds, took } from "./format.js";
-import { Badge, Bar, Loaded, Question, Time, stateKind } from "./parts.js";
+import { Badge, Bar, Loaded, Question, Time, stateKind, useGet } from "./parts.js";
 
 const STEPS = [
   ["pull", "Pull", "source to lake"],
@@ -14,7 +14,7 @@ const STEPS = [
 
 export function Overview({ app }) {
   const { live, status, pipeline, runs } = app;
-  return html`
+  return html`<h1>Overview</h1>
     <${Steps} live=${live} runs=${runs.data ?? []} />
     <${Actions} app=${app} />
     <${Works} live=${live} runs=${runs.data ?? []} />
@@ -29,30 +29,38 @@ function lastStep(runs, step) {
   return null;
 }
 
+// The step at which the run that ended last came to its end, when that was no good one.
+function brokenStep({ running, works, last }) {
+  if (running || !last || last.state === "done") return null;
+  return works.filter(Boolean).at(-1)?.step ?? null;
+}
+
 function Steps({ live, runs }) {
+  const broken = brokenStep(live);
   return html`<ol class="steps" aria-label="Steps of a rebuild">${STEPS.map(([step, name, what]) => {
-    const works = live.running ? live.works.filter((work) => work?.step === step) : [];
+    const works = live.works.filter((work) => work?.step === step);
     const open = works.filter((work) => work.state === "running");
     const before = lastStep(runs, step);
-    const state = open.length ? "running" : works.some((w) => w.state === "stopped") ? "stopped" : works.length ? "done" : "idle";
+    const state = open.length ? "running" : broken === step || works.some((w) => w.state === "stopped") ? "stopped" : works.length ? "done" : "idle";
     const sum = (list, key) => list.reduce((total, work) => total + (work[key] ?? 0), 0);
     const expected = sum(works, "rows_expected");
     return html`<li class=${`step ${state}`} data-testid=${`step-${step}`} aria-current=${open.length ? "step" : null}>
-      <strong>${name}</strong> <span class="muted">${what}</span>
+      <strong>${name} ${broken === step ? html`<${Badge} kind="bad">${live.last.state}<//>` : null}</strong> <span class="muted">${what}</span>
       ${works.length
         ? html`<span>${count(sum(works, "rows"))} rows</span>
-            ${open.length && expected ? html`<${Bar} part=${sum(works, "rows") / expected} label=${`${name} progress`} />` : null}`
+            ${open.length && expected ? html`<${Bar} progress part=${sum(works, "rows") / expected} label=${`${name} progress`} />` : null}`
         : html`<span class="muted">${before ? html`${count(before.rows)} rows in ${seconds(before.seconds)}, <${Time} at=${before.run.started} />` : "not yet"}</span>`}
     </li>`;
   })}</ol>`;
 }
 
 function Actions({ app }) {
-  const { live, session, pipeline, status, validation, preview, act } = app;
+  const { live, session, pipeline, status, validation, preview, act, elsewhere } = app;
   const [question, ask] = useState(null);
   const [from, setFrom] = useState("");
   const viewer = session.data?.role === "viewer";
-  const busy = viewer ? "this token may only look" : live.running ? `${live.running.command} is running` : null;
+  const busy = viewer ? "this token may only look" : live.running ? `${live.running.command} is running`
+    : elsewhere ? `${elsewhere.command} is running in another process` : null;
   const target = pipeline.data?.target;
   const version = status.data?.tables.find((t) => t.name === pipeline.data?.dataset.name)?.version;
   const noPush =
@@ -62,8 +70,12 @@ function Actions({ app }) {
     (preview.data?.version !== version ? "look at a preview of this dataset first" : null) ??
     (preview.data.plan.blockers.length ? "something stands in the way: see the preview" : null);
   const noRollback = busy ?? (status.data?.backup ? null : "there is no backup to put back");
-  const button = (id, label, why, run, kind = "") =>
-    html`<button id=${`btn-${id}`} class=${kind} disabled=${why !== null} title=${why ?? ""} onClick=${run}>${label}</button>`;
+  // What is off and why, by reason: seen without a pointer, and told to who cannot see.
+  const off = new Map();
+  const button = (id, label, why, run, kind = "") => {
+    if (why) off.set(why, [...(off.get(why) ?? []), label.replace(" …", "")]);
+    return html`<button id=${`btn-${id}`} class=${kind} disabled=${why !== null} aria-describedby=${why ? "reasons" : null} onClick=${run}>${label}</button>`;
+  };
   const start = (path, body) => () => act(() => post(path, body));
   const dangerous = (title, label, path, body, facts) => () =>
     ask({ title, label, facts: [["table", target.table], ["server", target.server ?? "–"], ...facts],
@@ -93,18 +105,26 @@ function Actions({ app }) {
       ${button("rebuild", "Rebuild …", busy, dangerous("Pull, run, validate and push", "Rebuild", "/api/rebuild", {}, [liveRows]), "danger")}
       ${live.running && !viewer ? button("cancel", "Cancel", null, start("/api/cancel", { run_id: live.running.run_id })) : null}
     </div>
-    ${noPush && noPush !== busy ? html`<p class="muted" data-testid="push-reason">Push is off: ${noPush}.
-      ${validation.data?.blocked ? html` <a href="#/validation">Findings</a>` : html` <a href="#/preview">Preview</a>`}</p>` : null}
+    <${Reasons} off=${off} push=${noPush} findings=${validation.data?.blocked} />
     ${question ? html`<${Question} ...${question} table=${target.table} onClose=${() => ask(null)}
       onConfirm=${() => { ask(null); question.run(); }} />` : null}
   </section>`;
 }
 
+function Reasons({ off, push, findings }) {
+  const link = findings ? html` <a href="#/validation">Findings</a>` : html` <a href="#/preview">Preview</a>`;
+  const list = (labels) => (labels.length > 1 ? `${labels.slice(0, -1).join(", ")} and ${labels.at(-1)} are` : `${labels[0]} is`);
+  return html`<ul id="reasons" class="reasons muted">${[...off].map(([why, labels]) => html`<li key=${why} data-testid=${why === push ? "push-reason" : null}>
+    ${list(labels)} off: ${why}.${why === push && labels.length === 1 ? link : null}</li>`)}</ul>`;
+}
+
 function Works({ live, runs }) {
   const works = live.works.filter(Boolean);
+  const [command, id] = live.running ? [live.running.command, live.running.run_id] : [live.last?.command, live.last?.id];
+  const before = runs.find((run) => run.command === command && run.id !== id && run.state === "done" && took(run) !== null);
+  const pieces = useGet(before ? `/api/runs/${encodeURIComponent(before.id)}` : null).data?.works ?? [];
+  const secondsBefore = (work) => pieces.find((piece) => piece.step === work.step && piece.name === work.name)?.seconds;
   if (!works.length && !live.warnings.length) return null;
-  const previous = (command) => runs.find((run) => run.command === command && run.state === "done" && took(run) !== null);
-  const before = live.running && previous(live.running.command);
   return html`<section class="card" aria-label="Work">
     <h2>${live.running ? html`${live.running.command}, begun <${Time} at=${live.running.started} />` : "The last run"}
       ${before ? html` <span class="muted">the last one took ${seconds(took(before))}</span>` : null}</h2>
@@ -115,10 +135,11 @@ function Works({ live, runs }) {
       const left = part > 0.01 && part < 1 ? (work.seconds * (1 - part)) / part : null;
       return html`<li key=${work.id} data-testid="work" class=${work.state}>
         <span class="name">${work.step === "transform" ? "run" : work.step} <strong>${work.name}</strong></span>
-        <${Bar} part=${work.state === "done" ? 1 : part} label=${`${work.name}: ${work.state}`} />
+        <${Bar} progress part=${work.state === "done" ? 1 : part} label=${`${work.name}: ${work.state}`} />
         <span class="num">${count(work.rows)} rows</span><span class="num">${work.bytes ? bytes(work.bytes) : ""}</span>
         <span class="num">${work.bytes ? `${bytes(rate)}/s` : ""}</span>
         <span class="num">${seconds(work.seconds)}${work.state === "running" && left ? `, ${seconds(left)} left` : ""}</span>
+        <span class="num muted" data-testid="seconds-before">${secondsBefore(work) === undefined ? "" : `last time ${seconds(secondsBefore(work))}`}</span>
         <${Badge} kind=${work.state === "running" ? "busy" : work.state === "done" ? "good" : "bad"}>${work.state}<//>
       </li>`;
     })}</ul>

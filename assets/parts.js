@@ -34,9 +34,12 @@ export const Badge = ({ kind, children }) => html`<span class=${`badge ${kind}`}
 export const stateKind = (state) =>
   ({ done: "good", running: "busy", pass: "good", warn: "warn", blocked: "warn", interrupted: "warn" })[state] ?? "bad";
 
-export function Bar({ part, label }) {
-  const fill = Math.max(0, Math.min(1, part || 0));
-  return html`<span class="bar" role="img" aria-label=${label}><span style=${{ width: `${fill * 100}%` }}></span></span>`;
+// A share as a bar. Of work under way it is its progress, which may be unknown.
+export function Bar({ part, label, progress }) {
+  const known = part !== null && part !== undefined && Number.isFinite(part);
+  const percent = Math.round(Math.max(0, Math.min(1, known ? part : 0)) * 100);
+  const role = progress ? { role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100, "aria-valuenow": known ? percent : null } : { role: "img" };
+  return html`<span class="bar" ...${role} aria-label=${label}><span style=${{ width: `${percent}%` }}></span></span>`;
 }
 
 // A table that scrolls inside its own box on a narrow screen.

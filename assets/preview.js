@@ -30,6 +30,7 @@ export function Preview({ app: { preview } }) {
     </dl>
     ${plan.carried.length ? html`<details><summary>${plan.carried.length} things attached to the table are carried over</summary><ul>${plan.carried.map((c) => html`<li>${c}</li>`)}</ul></details>` : null}
     </section>
+    ${report.samples.length ? html`<h2>Some of the rows</h2><${Samples} rows=${report.samples} />` : null}
     <h2>Columns</h2>
     <label><input type="checkbox" checked=${all} onChange=${(e) => showAll(e.target.checked)} /> also those that stay the same</label>
     ${columns.length ? html`<${Table} caption="Changes by column" head=${["column", "#rows changed", "share", "#nulls before", "#nulls after", "#mean before", "#mean after", "shift"]}
@@ -38,4 +39,13 @@ export function Preview({ app: { preview } }) {
         <${Num}>${count(c.nulls_before)}<//><${Num}>${count(c.nulls_after)}<//><${Num}>${number(c.mean_before)}<//><${Num}>${number(c.mean_after)}<//>
         <td>${c.stability_index === null ? "" : html`<${Badge} kind=${c.stability_index >= SHIFTED ? "warn" : "good"}>${number(c.stability_index)}<//>`}</td></tr>`)} />`
       : html`<p class="muted">No value of any column changes.</p>`}`;
+}
+
+const KINDS = { added: "good", removed: "bad", changed: "warn" };
+
+function Samples({ rows }) {
+  const value = (v) => (v === null ? html`<span class="muted">null</span>` : v);
+  return html`<${Table} caption="Some of the rows" head=${["change", ...Object.keys(rows[0].key), "what changes"]} rows=${rows.map((row) => html`<tr data-testid="sample-row">
+    <td><${Badge} kind=${KINDS[row.change]}>${row.change}<//></td>${Object.keys(rows[0].key).map((name) => html`<td>${row.key[name]}</td>`)}
+    <td>${row.columns.map((c) => html`<div class="change"><strong>${c.name}</strong> ${value(c.before)} → ${value(c.after)}</div>`)}</td></tr>`)} />`;
 }

@@ -7,7 +7,7 @@ import { Badge, Loaded, Num, Table, Time, stateKind, useGet } from "./parts.js";
 const COLOURS = ["#0d9488", "#7c3aed", "#d97706", "#2563eb", "#db2777", "#65a30d"];
 
 export function Runs({ app: { runs }, argument }) {
-  if (argument) return html`<${OneRun} id=${argument} />`;
+  if (argument) return html`<${OneRun} id=${argument} runs=${runs.data ?? []} />`;
   return html`<h1>Runs</h1><${Loaded} state=${runs}>${(list) =>
     list.length === 0
       ? html`<p class="note">Nothing ran yet.</p>`
@@ -43,14 +43,19 @@ function Durations({ runs }) {
   return done.length < 2 ? null : html`<figure class="card" aria-label="How long runs took"><div ref=${box}></div></figure>`;
 }
 
-function OneRun({ id }) {
+function OneRun({ id, runs }) {
   const run = useGet(`/api/runs/${encodeURIComponent(id)}`);
+  const before = runs.find((r) => r.command === run.data?.command && r.state === "done" && r.started < run.data.started);
+  const previous = useGet(before ? `/api/runs/${encodeURIComponent(before.id)}` : null).data;
+  const secondsBefore = (list, is) => seconds(list?.find(is)?.seconds);
   return html`<h1><a href="#/runs">Runs</a> / ${id}</h1><${Loaded} state=${run}>${(r) => html`
     <section class="card"><dl class="facts">
       <div><dt>Command</dt><dd>${r.command} <${Badge} kind=${stateKind(r.state)}>${r.state}<//></dd></div>
-      <div><dt>Begun</dt><dd><${Time} at=${r.started} /></dd></div><div><dt>Took</dt><dd>${seconds(took(r))}</dd></div>
+      <div><dt>Begun</dt><dd><${Time} at=${r.started} /></dd></div><div><dt>Took</dt><dd>${seconds(took(r))}${before ? `, the one before ${seconds(took(before))}` : ""}</dd></div>
       <div><dt>Lake</dt><dd>version ${r.version_before ?? "none"} before, ${r.version_after ?? "none"} after</dd></div>
       ${r.error ? html`<div><dt>Why it ended</dt><dd class="bad">${r.error}</dd></div>` : null}</dl></section>
-    <${Table} caption="Steps" head=${["step", "#seconds", "#rows", "#bytes"]} rows=${r.steps.map((s) => html`<tr><th scope="row">${s.step}</th>
-      <${Num}>${seconds(s.seconds)}<//><${Num}>${count(s.rows)}<//><${Num}>${bytes(s.bytes)}<//></tr>`)} />`}<//>`;
+    <${Table} caption="Steps" head=${["step", "#seconds", "#the time before", "#rows", "#bytes"]} rows=${r.steps.map((s) => html`<tr><th scope="row">${s.step}</th>
+      <${Num}>${seconds(s.seconds)}<//><${Num}>${secondsBefore(previous?.steps, (p) => p.step === s.step)}<//><${Num}>${count(s.rows)}<//><${Num}>${bytes(s.bytes)}<//></tr>`)} />
+    ${r.works.length ? html`<${Table} caption="Tables, phases and checks" head=${["step", "piece", "#seconds", "#the time before", "#rows"]} rows=${r.works.map((w) => html`<tr data-testid="piece">
+      <td>${w.step}</td><th scope="row">${w.name}</th><${Num}>${seconds(w.seconds)}<//><${Num}>${secondsBefore(previous?.works, (p) => p.step === w.step && p.name === w.name)}<//><${Num}>${count(w.rows)}<//></tr>`)} />` : null}`}<//>`;
 }

@@ -16,7 +16,7 @@ export function Validation({ app: { validation } }) {
       ${report.blocked ? "Validation blocks the push." : "Nothing blocks the push."} ${count(bad)} of ${findings.length} checks found something,
       in ${count(report.rows)} rows of version ${report.version}, in ${seconds(report.seconds)}.</p>
     <${Table} caption="Findings" head=${["check", "verdict", "severity", "observed", "limit"]} rows=${findings.map((f) => html`<tr key=${f.id} data-testid="finding">
-      <th scope="row">${f.id} <span class="plain">${f.check}</span>${f.sample.length ? html`<${Sample} rows=${f.sample} />` : null}</th>
+      <th scope="row" class="wide">${f.id} <span class="plain">${f.check}</span>${f.sample.length ? html`<${Sample} rows=${f.sample} />` : null}</th>
       <td><${Badge} kind=${stateKind(f.verdict)}>${f.verdict}<//></td><td>${f.severity}</td><td>${f.observed}</td><td>${f.limit}</td></tr>`)} />`;
 }
 

@@ -122,7 +122,7 @@ impl std::fmt::Debug for NotifyConfig {
     }
 }
 
-/// How a rebuild can end.
+/// How a rebuild can end, or not begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NotifyOn {
@@ -132,10 +132,12 @@ pub enum NotifyOn {
     Failure,
     /// A check blocked the push.
     Blocked,
+    /// No rebuild began when the schedule wanted one.
+    Missed,
 }
 
 fn all_ends() -> Vec<NotifyOn> {
-    vec![NotifyOn::Success, NotifyOn::Failure, NotifyOn::Blocked]
+    vec![NotifyOn::Success, NotifyOn::Failure, NotifyOn::Blocked, NotifyOn::Missed]
 }
 
 /// One source table.

@@ -98,6 +98,8 @@ pub enum Event {
         name: String,
         /// The final counts.
         counters: Arc<Counters>,
+        /// How long it took.
+        seconds: f64,
     },
     /// It ended without finishing: an error or a cancellation, reported by whoever handles it.
     Stopped {
@@ -198,6 +200,7 @@ impl Work {
             step: self.step,
             name: self.name.clone(),
             counters: Arc::clone(&self.counters),
+            seconds: self.counters.elapsed().as_secs_f64(),
         });
     }
 }

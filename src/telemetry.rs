@@ -110,6 +110,14 @@ impl LogLines {
         let next = if lines.len() < limit { ring.0 } else { lines.last().map_or(after, |line| line.number) };
         LogPage { lines, next }
     }
+
+    /// The last `limit` wanted lines.
+    pub fn newest(&self, limit: usize, is_wanted: impl Fn(&LogLine) -> bool) -> LogPage {
+        let ring = self.ring();
+        let mut lines: Vec<LogLine> = ring.1.iter().rev().filter(|line| is_wanted(line)).take(limit).cloned().collect();
+        lines.reverse();
+        LogPage { lines, next: ring.0 }
+    }
 }
 
 /// Puts lines into the ring.
@@ -160,6 +168,8 @@ mod tests {
         assert_eq!((numbers(&first), first.next), (vec![2, 4, 6], 6));
         let rest = lines.page(first.next, 3, |line| line.is_at_least(Level::WARN));
         assert_eq!((numbers(&rest), rest.next), (vec![8, 10], 10));
+        let newest = lines.newest(2, |line| line.is_at_least(Level::WARN));
+        assert_eq!((numbers(&newest), newest.next), (vec![8, 10], 10));
     }
 
     #[test]

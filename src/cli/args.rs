@@ -130,6 +130,9 @@ pub(super) enum Command {
     /// Starts a private PostgreSQL, runs a command with DATABASE_URL set to it, and removes it again
     #[command(hide = true)]
     LocalServer(LocalServerArguments),
+    /// Works on one query of the dashboard, which comes on standard input
+    #[command(name = crate::pipeline::QUERY_WORKER, hide = true)]
+    QueryWorker,
 }
 
 #[derive(Debug, Args)]

@@ -74,7 +74,7 @@ impl Show {
                 let bar = self.bars.as_ref().map(|bars| bars.add(new_bar(step, &name)));
                 self.open.insert((step, name), (counters, bar));
             }
-            Event::Finished { step, name, counters } => {
+            Event::Finished { step, name, counters, .. } => {
                 let line = finished_line(step, &name, &counters);
                 self.close(step, name, &line);
             }

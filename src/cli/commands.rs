@@ -26,6 +26,10 @@ const BLOCKED: u8 = 3;
 /// Runs the command of the arguments.
 pub(super) async fn run(arguments: Arguments, output: &Output) -> anyhow::Result<ExitCode> {
     let output = *output;
+    if let Command::QueryWorker = &arguments.command {
+        pipeline::work_apart(std::io::stdin().lock(), std::io::stdout(), std::io::stderr())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let cancel = CancellationToken::new();
     signals::watch(cancel.clone()).context("cannot watch for signals")?;
     if let Command::LocalServer(command) = &arguments.command {
@@ -101,7 +105,7 @@ async fn command(context: &Context, arguments: Arguments, output: Output) -> any
             printing(move || output.result(&report, views::rollback))
         }
         Command::Rebuild(_) => {
-            let report = pipeline::rebuild(context).await?;
+            let report = pipeline::rebuild_and_notify(context).await?;
             printing(move || output.result(&report, views::rebuild))
         }
         Command::Export(export) => {
@@ -138,7 +142,7 @@ async fn command(context: &Context, arguments: Arguments, output: Output) -> any
             served?;
             printing(move || output.result(&report, views::demo))
         }
-        Command::LocalServer(_) => unreachable!("handled before settings are read"),
+        Command::LocalServer(_) | Command::QueryWorker => unreachable!("handled before settings are read"),
     })
 }
 

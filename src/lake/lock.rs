@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
+use std::time::Duration;
 
 use object_store::path::Path;
 
@@ -9,6 +10,10 @@ use super::{Lake, LakeError};
 
 /// The lock file, in the lake's folder.
 const LOCK_FILE: &str = "lock";
+
+/// How often a lock that is held is tried, and the pause between: who only looks whether it is held has it for a moment.
+const TRIES_MAX: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Held while a run writes to the lake; the operating system releases it when the process ends, however it ends.
 #[derive(Debug)]
@@ -30,14 +35,17 @@ impl LakeLock {
             .write(true)
             .open(lake.local_path(LOCK_FILE))
             .map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                file.read_to_string(&mut holder).map_err(failed)?;
-                return Err(LakeError::Locked { holder });
+        for tried in 1.. {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if tried < TRIES_MAX => std::thread::sleep(PAUSE),
+                Err(TryLockError::WouldBlock) => {
+                    let mut holder = String::new();
+                    file.read_to_string(&mut holder).map_err(failed)?;
+                    return Err(LakeError::Locked { holder });
+                }
+                Err(TryLockError::Error(source)) => return Err(failed(source)),
             }
-            Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
         file.set_len(0)
             .and_then(|()| file.rewind())
@@ -59,5 +67,36 @@ impl LakeLock {
     pub fn is_held(lake: &Lake) -> bool {
         File::open(lake.local_path(LOCK_FILE))
             .is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn who_only_looks_keeps_nobody_from_taking_it() {
+        const TAKES: usize = 50;
+        let folder = tempfile::tempdir().unwrap();
+        let lake = Lake::open(&folder.path().display().to_string()).unwrap();
+        let taken = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !taken.load(Ordering::Relaxed) {
+                    LakeLock::is_held(&lake);
+                }
+            });
+            let all: Vec<_> = (0..TAKES).map(|take| LakeLock::take(&lake, &format!("take {take}")).map(drop)).collect();
+            taken.store(true, Ordering::Relaxed);
+            assert!(all.iter().all(Result::is_ok), "{all:?}");
+        });
+        let held = LakeLock::take(&lake, "the one").unwrap();
+        assert!(matches!(LakeLock::take(&lake, "another"), Err(LakeError::Locked { holder }) if holder == "the one"));
+        drop(held);
+        assert_eq!(LakeLock::holder(&lake), None);
     }
 }

@@ -94,6 +94,15 @@ pub enum PipelineError {
         /// Why not.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A query worked for longer than it may.
+    #[error("the query took longer than {seconds} s; `racealpha query` has no such limit")]
+    QueryTime {
+        /// The limit.
+        seconds: u64,
+    },
+    /// A query's process was ended by the system.
+    #[error("the query needed more memory than it may have; `racealpha query` has no such limit")]
+    QueryMemory,
     /// A worker thread panicked, which is a bug of ours.
     #[error("a worker stopped unexpectedly")]
     Worker(#[from] tokio::task::JoinError),

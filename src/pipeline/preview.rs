@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::runtime::Handle;
 
+use super::preview_rows::{Compared, RowChange, RowSample};
 use super::pull::{PullJob, PullOptions};
 use super::pull_table::TablePull;
 use super::push::{PushOptions, target_for};
@@ -53,6 +54,8 @@ pub struct PreviewReport {
     pub changed: u64,
     /// The matching columns, those that change in most rows first.
     pub columns: Vec<ColumnChange>,
+    /// Some of the rows added, removed and changed.
+    pub samples: Vec<RowSample>,
     /// Seconds that the push takes, from the rows per second of the last one of the same table; `None` before the first.
     pub push_seconds_estimated: Option<f64>,
     /// Who waits for what during the push.
@@ -120,6 +123,7 @@ pub async fn preview(
         removed: 0,
         changed: 0,
         columns: Vec::new(),
+        samples: Vec::new(),
         push_seconds_estimated: seconds_estimated(context, &name, dataset_rows).await?,
         locks: locks(plan.mode).to_owned(),
         misfits: BTreeMap::new(),
@@ -175,8 +179,10 @@ pub async fn preview(
         let key = options.key;
         let counted = tokio::task::spawn_blocking(move || comparison.run(&key)).await??;
         report.take(&counted);
+        report.samples = counted.rows;
         if inserts_only {
             report.removed = 0;
+            report.samples.retain(|row| row.change == RowChange::Added);
         }
     }
     report.seconds = started.elapsed().as_secs_f64();
@@ -233,6 +239,8 @@ struct Counted {
     counts: Map<String, Value>,
     /// Samples of the live table's and of the dataset's numbers, by column.
     samples: BTreeMap<String, (Sample, Sample)>,
+    /// Some of the rows that differ.
+    rows: Vec<RowSample>,
 }
 
 impl Comparison {
@@ -253,8 +261,9 @@ impl Comparison {
         let rows = batches.first().map(rows_as_json).transpose()?.unwrap_or_default();
         let counts = rows.into_iter().next().unwrap_or_default();
         let samples = self.samples(&engine, &compared)?;
+        let rows = Compared { dataset: &self.name, live: LIVE, key, columns: &compared }.sample(&engine)?;
         work.finish();
-        Ok(Counted { columns: compared.iter().map(|(column, _)| (*column).clone()).collect(), counts, samples })
+        Ok(Counted { columns: compared.iter().map(|(column, _)| (*column).clone()).collect(), counts, samples, rows })
     }
 
     /// Rows of both tables, picked evenly, with the columns that are numbers.

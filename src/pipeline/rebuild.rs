@@ -5,7 +5,7 @@ use std::time::Instant;
 use chrono::Utc;
 use serde::Serialize;
 
-use super::notify::notify;
+use super::notify::{Notice, notify};
 use super::pull::pull_all;
 use super::push::{PushOptions, Pushed, push_in};
 use super::run::with_run;
@@ -17,7 +17,7 @@ use super::{
 use crate::validate::Report;
 
 /// The name of the command in records.
-const COMMAND: &str = "rebuild";
+pub const REBUILD: &str = "rebuild";
 
 /// What a rebuild did.
 #[derive(Debug, Clone, Serialize)]
@@ -36,7 +36,8 @@ pub struct RebuildReport {
     pub seconds: f64,
 }
 
-/// Pulls, runs the phases, validates and pushes; the first failure ends it.
+/// Pulls, runs the phases, validates and pushes; the first failure ends it. Whoever calls this tells the webhook, with
+/// [`super::notify`].
 ///
 /// # Errors
 /// [`PipelineError`]; what was published before the failure stays in the lake, and the live table as it was.
@@ -44,11 +45,20 @@ pub async fn rebuild(context: &Context) -> Result<RebuildReport, PipelineError> 
     // A wrong setting is better found before the long steps than after them.
     context.settings.source()?;
     context.settings.target()?;
+    with_run(context, REBUILD, async |run| rebuild_in(context, run).await).await
+}
+
+/// The same, and the webhook is told before it answers.
+///
+/// # Errors
+/// As [`rebuild`].
+pub async fn rebuild_and_notify(context: &Context) -> Result<RebuildReport, PipelineError> {
     let started = Utc::now();
     let id = context.run_id.clone().unwrap_or_else(RunId::for_now);
     let context = Context { run_id: Some(id.clone()), ..context.clone() };
-    let result = with_run(&context, COMMAND, async |run| rebuild_in(&context, run).await).await;
-    notify(&context, RunRecord::of_ended(&context, &id, COMMAND, started, &result).await).await;
+    let result = rebuild(&context).await;
+    let record = RunRecord::of_ended(&context, &id, REBUILD, started, &result).await;
+    notify(&context, Notice::Ended(record)).await;
     result
 }
 

@@ -7,15 +7,19 @@ use std::time::Instant;
 
 use chrono::{DateTime, Utc};
 use object_store::path::Path;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::TryRecvError;
+use tokio_postgres::error::DbError;
 use tokio_util::sync::CancellationToken;
 
 use super::pull_journal::{Noted, remove_journal};
 use super::{Failure, PipelineError};
 use crate::config::{Pipeline, Settings};
 use crate::lake::{Lake, LakeError, LakeLock, Version};
-use crate::progress::{Progress, Step};
-use crate::transform::{EngineLimits, PhaseSet};
+use crate::progress::{Event, Progress, Step};
+use crate::transform::{EngineLimits, PhaseSet, RowValues};
 
 /// The folder of run files in the lake.
 const RUNS: &str = "runs";
@@ -61,6 +65,7 @@ impl Context {
             memory: Some(self.settings.memory.clone().unwrap_or_else(|| DEFAULT_MEMORY.to_owned())),
             threads: None,
             spill_folder: Some(lake.local_path("spill")),
+            spill_max: None,
         }
     }
 }
@@ -151,6 +156,19 @@ pub struct StepRecord {
     pub table: Option<String>,
 }
 
+/// One piece of a step: a table, a phase, the checks.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WorkRecord {
+    /// The step it belongs to.
+    pub step: Step,
+    /// A table, phase or check.
+    pub name: String,
+    /// How long it took.
+    pub seconds: f64,
+    /// Rows it moved or made.
+    pub rows: u64,
+}
+
 /// What is kept of a run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunRecord {
@@ -168,6 +186,9 @@ pub struct RunRecord {
     pub error: Option<String>,
     /// Its steps so far.
     pub steps: Vec<StepRecord>,
+    /// Pieces of the steps that ended well, in the order of their ends; older records have none.
+    #[serde(default)]
+    pub works: Vec<WorkRecord>,
     /// The lake version before it.
     pub version_before: Option<Version>,
     /// The lake version after it.
@@ -196,6 +217,7 @@ impl RunRecord {
             state,
             error,
             steps: Vec::new(),
+            works: Vec::new(),
             version_before: None,
             version_after: None,
         }
@@ -287,12 +309,14 @@ pub(super) async fn with_run_after<T>(
         state: RunState::Running,
         error: None,
         steps: Vec::new(),
+        works: Vec::new(),
         version_before: lake.latest().await?.map(|manifest| manifest.version),
         version_after: None,
     };
     let path = record_path(&id);
     lake.write_json(&path, &record).await?;
 
+    let mut events = context.progress.subscribe();
     let run = Run { id, lake, steps: Arc::default(), _lock: lock };
     let result = steps(&run).await;
 
@@ -303,6 +327,7 @@ pub(super) async fn with_run_after<T>(
     }
     record.finished = Some(Utc::now());
     record.steps = run.steps();
+    record.works = finished(&mut events);
     record.version_after = run.lake.latest().await?.map(|manifest| manifest.version);
     (record.state, record.error) = outcome(&result);
     if let (Err(error), Err(_)) = (run.lake.write_json(&path, &record).await, &result) {
@@ -316,6 +341,21 @@ pub(super) async fn with_run_after<T>(
 pub(super) async fn remove_interrupted(lake: &Lake) -> Result<u64, LakeError> {
     remove_journal(lake).await?;
     lake.remove_unpublished(&BTreeSet::new()).await
+}
+
+/// The pieces of work that ended well.
+fn finished(events: &mut Receiver<Event>) -> Vec<WorkRecord> {
+    let mut works = Vec::new();
+    loop {
+        match events.try_recv() {
+            Ok(Event::Finished { step, name, counters, seconds }) => {
+                works.push(WorkRecord { step, name, seconds, rows: counters.rows() });
+            }
+            // Of more events than are kept the oldest are lost.
+            Ok(_) | Err(TryRecvError::Lagged(_)) => {}
+            Err(TryRecvError::Empty | TryRecvError::Closed) => return works,
+        }
+    }
 }
 
 /// How a run with this result ended, and why.
@@ -333,16 +373,64 @@ fn record_path(id: &RunId) -> Path {
     Path::from(format!("{RUNS}/{id}.json"))
 }
 
-/// An error with its causes, on one line.
+/// The records' paths, oldest first; reports lie a folder deeper.
+async fn record_paths(lake: &Lake) -> Result<Vec<Path>, PipelineError> {
+    let mut paths = lake.list(RUNS).await?;
+    paths.retain(|path| path.parts().count() == 2);
+    Ok(paths)
+}
+
+/// Keeps what a run found out besides its record, under a name.
+pub(super) async fn keep_report<T: Serialize + Sync>(run: &Run, name: &str, report: &T) -> Result<(), PipelineError> {
+    Ok(run.lake.write_json(&Path::from(format!("{RUNS}/{}/{name}.json", run.id)), report).await?)
+}
+
+/// The newest kept report of this name; none when no run kept one, or when another version of the program wrote it.
+pub(super) async fn newest_report<T: DeserializeOwned>(lake: &Lake, name: &str) -> Result<Option<T>, PipelineError> {
+    let file = format!("{name}.json");
+    let paths = lake.list(RUNS).await?;
+    let newest = paths.iter().rfind(|path| path.parts().count() == 3 && path.filename() == Some(file.as_str()));
+    let Some(path) = newest else { return Ok(None) };
+    match lake.read_json(path).await {
+        Ok(report) => Ok(Some(report)),
+        Err(LakeError::Malformed { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// An error with its causes, on one line, for records, logs and webhooks: without the values of rows that a server puts
+/// into its details. The command line shows those to whoever ran the command.
 pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
+    let mut text = without_converted(&error.to_string());
     let mut cause = error.source();
-    while let Some(error) = cause {
+    while let Some(error) = cause.filter(|error| !error.is::<RowValues>()) {
         text.push_str(": ");
-        text.push_str(&error.to_string());
+        match error.downcast_ref::<DbError>() {
+            Some(said) => text.push_str(&without_values(said.code().code(), said.message())),
+            None => text.push_str(&without_converted(&error.to_string())),
+        }
         cause = error.source();
     }
     text
+}
+
+/// A server's message. That of a wrong value, whose code is of class 22, quotes the value.
+fn without_values(code: &str, message: &str) -> String {
+    if code.starts_with("22") { without_quoted(message, '"') } else { message.to_owned() }
+}
+
+/// A message of DuckDB's. Those about values begin so, and quote them.
+fn without_converted(message: &str) -> String {
+    let about_values = ["Conversion Error:", "Invalid Input Error:", "Out of Range Error:"];
+    match about_values.iter().find_map(|begin| message.find(begin)) {
+        Some(at) => format!("{}{}", &message[..at], without_quoted(&message[at..], '\'')),
+        None => message.to_owned(),
+    }
+}
+
+fn without_quoted(message: &str, quote: char) -> String {
+    let parts = message.split(quote).enumerate();
+    parts.map(|(index, part)| if index % 2 == 0 { part.to_owned() } else { format!("{quote}…{quote}") }).collect()
 }
 
 /// The last `limit` runs, newest first. A run without an end whose lock is free died.
@@ -353,7 +441,7 @@ pub async fn history(context: &Context, limit: usize) -> Result<Vec<RunRecord>, 
     let lake = context.lake()?;
     let is_held = LakeLock::is_held(&lake);
     let mut records = Vec::new();
-    for path in lake.list(RUNS).await?.iter().rev().take(limit) {
+    for path in record_paths(&lake).await?.iter().rev().take(limit) {
         let record: RunRecord = lake.read_json(path).await?;
         let is_newest = records.is_empty();
         records.push(record.seen_now(is_newest && is_held));
@@ -367,8 +455,26 @@ pub async fn history(context: &Context, limit: usize) -> Result<Vec<RunRecord>, 
 /// [`PipelineError::Lake`].
 pub async fn run_record(context: &Context, id: &RunId) -> Result<Option<RunRecord>, PipelineError> {
     let lake = context.lake()?;
-    let paths = lake.list(RUNS).await?;
+    let paths = record_paths(&lake).await?;
     let Some(at) = paths.iter().position(|path| *path == record_path(id)) else { return Ok(None) };
     let record: RunRecord = lake.read_json(&paths[at]).await?;
     Ok(Some(record.seen_now(at + 1 == paths.len() && LakeLock::is_held(&lake))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_value_is_not_repeated() {
+        assert_eq!(
+            without_values("22P02", "invalid input syntax for type integer: \"4x\""),
+            "invalid input syntax for type integer: \"…\""
+        );
+        assert_eq!(
+            without_converted("20_form, statement 1 failed: Conversion Error: Could not convert string 'x y' to INT32"),
+            "20_form, statement 1 failed: Conversion Error: Could not convert string '…' to INT32"
+        );
+        assert_eq!(without_values("42P01", "relation \"races\" does not exist"), "relation \"races\" does not exist");
+    }
 }

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
 use super::audit::AuditJob;
-use super::run::with_run;
+use super::run::{keep_report, newest_report, with_run};
 use super::{Context, PipelineError, Run};
 use crate::config::{CheckConfig, ValidateConfig, nearest};
 use crate::lake::{Lake, LakeError, LakeTable, Manifest, Version};
@@ -15,6 +15,8 @@ use crate::progress::Step;
 use crate::transform::{Engine, PhaseSet, Severity, create_view, create_views, load_data_tables};
 use crate::validate::{BUILT_IN_CHECKS, Finding, Limits, Report, check_dataset, check_sources};
 
+/// The name under which a run keeps what validation found.
+const REPORT: &str = "validation";
 /// Older versions looked through for the previous dataset.
 const VERSIONS_BACK_MAX: usize = 50;
 /// The name under which checks see the previous dataset, where there is one.
@@ -28,7 +30,7 @@ pub struct ValidateOptions {
 }
 
 /// What validation found.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ValidateReport {
     /// The lake version checked.
     pub version: Version,
@@ -58,6 +60,15 @@ pub async fn validate(context: &Context, options: &ValidateOptions) -> Result<Va
     .await
 }
 
+/// What the last validation found, by whichever command it was made, when the lake still is of the version it looked at.
+///
+/// # Errors
+/// [`PipelineError::Lake`].
+pub async fn last_validation(context: &Context, version: Version) -> Result<Option<ValidateReport>, PipelineError> {
+    let report: Option<ValidateReport> = newest_report(&context.lake()?, REPORT).await?;
+    Ok(report.filter(|report| report.version == version))
+}
+
 /// The report with the audit's findings.
 async fn audited(
     run: &Run,
@@ -72,6 +83,7 @@ async fn audited(
     report.findings.sort_by(|a, b| a.id.cmp(&b.id));
     report.seconds += started.elapsed().as_secs_f64();
     run.record(Step::Validate, started, report.rows, 0);
+    keep_report(run, REPORT, &report).await?;
     Ok(report)
 }
 
@@ -117,13 +129,15 @@ pub(super) async fn validate_in(context: &Context, run: &Run) -> Result<Validate
     findings.extend(tokio::task::spawn_blocking(check).await??.findings);
     run.record(Step::Validate, started, rows, 0);
     let report = Report { findings }.with_severities(&severities(&context.pipeline.validate));
-    Ok(ValidateReport {
+    let report = ValidateReport {
         version,
         rows,
         blocked: report.is_blocked(),
         findings: report.findings,
         seconds: started.elapsed().as_secs_f64(),
-    })
+    };
+    keep_report(run, REPORT, &report).await?;
+    Ok(report)
 }
 
 /// The dataset in a version.

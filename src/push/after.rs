@@ -47,9 +47,7 @@ pub(super) async fn finish(client: &Client, table: &TableName, backup: &TableNam
     Ok(warnings)
 }
 
-/// What the server said, or the client.
+/// What the server said, or the client; not its detail, which holds values of rows and would stand in the log.
 pub(super) fn said(error: &tokio_postgres::Error) -> String {
-    let Some(said) = error.as_db_error() else { return error.to_string() };
-    let detail = said.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
-    format!("{}{detail}", said.message())
+    error.as_db_error().map_or_else(|| error.to_string(), |said| said.message().to_owned())
 }

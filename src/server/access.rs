@@ -29,6 +29,7 @@ const WRONG_TOKEN_DELAY: Duration = Duration::from_secs(1);
 const WRONG_TOKENS_WAITING_MAX: usize = 16;
 /// What scripts of other sites cannot send without our leave.
 const OWN_HEADER: &str = "x-racealpha";
+const FROM_ELSEWHERE: &str = "the request comes from a page of another site";
 
 /// The secrets that open the dashboard.
 #[derive(Clone, Default)]
@@ -155,6 +156,17 @@ fn cookie(headers: &HeaderMap) -> Option<&str> {
         .find_map(|pair| pair.trim().split_once('=').filter(|(name, _)| *name == COOKIE).map(|(_, value)| value))
 }
 
+impl Role {
+    /// Refuses a reader what would start work.
+    pub(super) fn may_start(self) -> Result<(), Problem> {
+        let detail = "there is no such report of the lake as it is, and this token may not have one made";
+        match self {
+            Self::Operator => Ok(()),
+            Self::Viewer => Err(Problem::new(StatusCode::FORBIDDEN, detail)),
+        }
+    }
+}
+
 /// Lets in who has a session or a token; a viewer may only read.
 pub(super) async fn guard(State(dashboard): State<Dashboard>, mut request: Request, next: Next) -> Response {
     let access = &dashboard.access;
@@ -174,7 +186,7 @@ pub(super) async fn guard(State(dashboard): State<Dashboard>, mut request: Reque
     };
     let path = request.uri().path();
     let reads = request.method() == Method::GET || request.method() == Method::HEAD;
-    // A query reads, though its text travels in a body; making a report anew takes the place of other work.
+    // A query reads, though its text travels in a body.
     let is_open = reads || path == "/api/query" || path == "/logout";
     if role == Role::Viewer && !is_open {
         return Problem::new(StatusCode::FORBIDDEN, "this token may look and not change anything").into();
@@ -186,19 +198,28 @@ pub(super) async fn guard(State(dashboard): State<Dashboard>, mut request: Reque
 /// Refuses what a page of another site could make a browser send.
 pub(super) async fn same_site(State(dashboard): State<Dashboard>, request: Request, next: Next) -> Response {
     let headers = request.headers();
-    let host = text(headers, "x-forwarded-host").or_else(|| text(headers, header::HOST)).unwrap_or_default();
-    if dashboard.access.operator.is_none() && !is_loopback(host) {
+    let (asked, forwarded) = (text(headers, header::HOST).unwrap_or_default(), text(headers, "x-forwarded-host"));
+    // Any page can send the second one from a name of its own that points here, so both count.
+    let is_local = is_loopback(asked) && forwarded.is_none_or(is_loopback);
+    if dashboard.access.operator.is_none() && !is_local {
         let detail = "without RACEALPHA_TOKEN the dashboard answers to localhost only";
         return Problem::new(StatusCode::FORBIDDEN, detail).into();
+    }
+    let host = forwarded.unwrap_or(asked);
+    // Browsers say where a request comes from; what a page of ours or a typed address asks for is ours.
+    let is_elsewhere = text(headers, "sec-fetch-site").is_some_and(|site| !["same-origin", "none"].contains(&site));
+    let path = request.uri().path();
+    if is_elsewhere && bearer(headers).is_none() && (path.starts_with("/api/") || path == "/metrics") {
+        return Problem::new(StatusCode::FORBIDDEN, FROM_ELSEWHERE).into();
     }
     let is_socket = headers.contains_key(header::SEC_WEBSOCKET_KEY);
     if request.method() == Method::POST || is_socket {
         let same =
             |origin: &str| origin.parse::<Uri>().ok().and_then(|uri| uri.authority().map(|a| a.as_str() == host));
         if text(headers, header::ORIGIN).is_some_and(|origin| same(origin) != Some(true)) {
-            return Problem::new(StatusCode::FORBIDDEN, "the request comes from a page of another site").into();
+            return Problem::new(StatusCode::FORBIDDEN, FROM_ELSEWHERE).into();
         }
-        let form = ["/login", "/logout"].contains(&request.uri().path());
+        let form = ["/login", "/logout"].contains(&path);
         if !is_socket && !form && bearer(headers).is_none() && !headers.contains_key(OWN_HEADER) {
             return Problem::new(StatusCode::FORBIDDEN, "send the header X-RaceAlpha: 1 with a POST").into();
         }

@@ -2,18 +2,21 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::Dashboard;
+use super::access::Role;
 use super::jobs::{Jobs, Started};
 use super::problem::Problem;
 use crate::lake::Version;
-use crate::pipeline::{self, PreviewReport, PullOptions, PushOptions, RunId, TransformOptions, ValidateReport};
+use crate::pipeline::{
+    self, PreviewReport, PullOptions, PushOptions, RunId, TransformOptions, ValidateOptions, ValidateReport,
+};
 use crate::push::TargetMode;
 
 /// A job that was started.
@@ -88,11 +91,12 @@ pub(super) async fn validate(State(dashboard): State<Dashboard>, body: Bytes) ->
 }
 
 fn start_validation(dashboard: &Dashboard, audit: bool) -> Result<Started, Problem> {
-    dashboard.jobs.start("validate", async move |context, jobs| Jobs::validated(context, jobs, audit).await)
+    let options = ValidateOptions { audit };
+    dashboard.jobs.start("validate", async move |context, _| pipeline::validate(context, &options).await.map(drop))
 }
 
 /// A report, or none where only a kept one is wanted and there is none.
-type Kept<T> = Result<Result<Json<Arc<T>>, StatusCode>, Problem>;
+type Kept<T> = Result<Result<Json<T>, StatusCode>, Problem>;
 
 /// How a report is asked for.
 #[derive(Debug, Default, Deserialize)]
@@ -104,18 +108,24 @@ pub(super) struct Cached {
 /// The findings of the lake as it is; made now when nobody has.
 pub(super) async fn validation(
     State(dashboard): State<Dashboard>,
+    Extension(role): Extension<Role>,
     Query(wanted): Query<Cached>,
 ) -> Kept<ValidateReport> {
     let latest = dashboard.context.lake()?.latest().await.map_err(pipeline::PipelineError::from)?;
-    let kept = latest.and_then(|manifest| dashboard.jobs.validation(manifest.version));
+    let kept = match &latest {
+        Some(manifest) => pipeline::last_validation(&dashboard.context, manifest.version).await?,
+        None => None,
+    };
     match kept {
         Some(report) => return Ok(Ok(Json(report))),
         None if wanted.cached => return Ok(Err(StatusCode::NO_CONTENT)),
         None => {}
     }
     let version = dashboard.context.lake()?.require_latest().await.map_err(pipeline::PipelineError::from)?.version;
+    role.may_start()?;
     start_validation(&dashboard, false)?.ended().await;
-    dashboard.jobs.validation(version).map(|report| Ok(Json(report))).ok_or_else(|| failed("validation"))
+    let report = pipeline::last_validation(&dashboard.context, version).await?;
+    report.map(|report| Ok(Json(report))).ok_or_else(|| failed("validation"))
 }
 
 fn failed(what: &str) -> Problem {
@@ -153,7 +163,11 @@ async fn dataset_version(dashboard: &Dashboard) -> Result<Version, Problem> {
 }
 
 /// What a push of the dataset as it is would change; compared now when nobody has.
-pub(super) async fn previewed(State(dashboard): State<Dashboard>, Query(wanted): Query<Cached>) -> Kept<PreviewReport> {
+pub(super) async fn previewed(
+    State(dashboard): State<Dashboard>,
+    Extension(role): Extension<Role>,
+    Query(wanted): Query<Cached>,
+) -> Kept<Arc<PreviewReport>> {
     let version = match dataset_version(&dashboard).await {
         Err(_) if wanted.cached => return Ok(Err(StatusCode::NO_CONTENT)),
         version => version?,
@@ -163,6 +177,7 @@ pub(super) async fn previewed(State(dashboard): State<Dashboard>, Query(wanted):
         None if wanted.cached => return Ok(Err(StatusCode::NO_CONTENT)),
         None => {}
     }
+    role.may_start()?;
     start_preview(&dashboard, None)?.ended().await;
     dashboard.jobs.preview(version, None).map(|report| Ok(Json(report))).ok_or_else(|| failed("preview"))
 }
@@ -226,7 +241,7 @@ pub(super) async fn rebuild(State(dashboard): State<Dashboard>, body: Bytes) -> 
 
 /// The whole way, as the schedule starts it too.
 pub(super) fn start_rebuild(jobs: &Jobs) -> Result<Started, Problem> {
-    jobs.start("rebuild", async move |context, jobs| {
+    jobs.start(pipeline::REBUILD, async move |context, jobs| {
         jobs.keep(|kept| kept.preview = None);
         pipeline::rebuild(context).await.map(drop)
     })

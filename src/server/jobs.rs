@@ -1,6 +1,7 @@
 //! One job at a time, in the background: who asked may leave and come back.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,21 +10,21 @@ use tokio::runtime::Handle;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::live::{Live, Running};
 use super::problem::Problem;
 use crate::lake::{LakeLock, Version};
-use crate::pipeline::{self, Context, PipelineError, PreviewReport, RunId, RunRecord, ValidateReport};
+use crate::pipeline::{self, Context, Notice, PipelineError, PreviewReport, RunId, RunRecord, notify};
 use crate::progress::Progress;
 use crate::push::TargetMode;
 
 /// How often counters are told.
 const TICK: Duration = Duration::from_millis(250);
 
-/// What jobs found out and pages ask for again; it holds as long as the lake stays as it was.
+/// What jobs found out and pages ask for again; it holds as long as the lake and the live table stay as they were.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Kept {
-    pub(super) validation: Option<Arc<ValidateReport>>,
     pub(super) preview: Option<(Option<TargetMode>, Arc<PreviewReport>)>,
 }
 
@@ -53,6 +54,10 @@ struct Shared {
     current: Mutex<Option<Current>>,
     kept: Mutex<Kept>,
     tally: Mutex<Tally>,
+    /// Counts starts and ends of jobs.
+    changes: AtomicU64,
+    /// Webhooks that are being told.
+    notices: TaskTracker,
 }
 
 /// A job that was started.
@@ -76,8 +81,26 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Jobs {
     pub(super) fn new(context: Context) -> Self {
-        let (live, current, kept, tally) = (Live::new(), Mutex::default(), Mutex::default(), Mutex::default());
-        Self(Arc::new(Shared { context, live, current, kept, tally }))
+        Self(Arc::new(Shared {
+            context,
+            live: Live::new(),
+            current: Mutex::default(),
+            kept: Mutex::default(),
+            tally: Mutex::default(),
+            changes: AtomicU64::new(0),
+            notices: TaskTracker::new(),
+        }))
+    }
+
+    /// A number that is another one after each start and end of a job.
+    pub(super) fn changes(&self) -> u64 {
+        self.0.changes.load(Ordering::Acquire)
+    }
+
+    /// Tells the webhook, beside whatever runs next.
+    pub(super) fn notify(&self, notice: Notice) {
+        let context = self.0.context.clone();
+        self.0.notices.spawn(async move { notify(&context, notice).await });
     }
 
     pub(super) fn live(&self) -> &Live {
@@ -86,11 +109,6 @@ impl Jobs {
 
     pub(super) fn tally(&self) -> Tally {
         lock(&self.0.tally).clone()
-    }
-
-    /// The kept validation, when it is of this lake version.
-    pub(super) fn validation(&self, version: Version) -> Option<Arc<ValidateReport>> {
-        lock(&self.0.kept).validation.clone().filter(|report| report.version == version)
     }
 
     /// The kept preview in this mode, when it is of this version of the dataset.
@@ -135,6 +153,7 @@ impl Jobs {
         *current = Some(Current { running: running.clone(), cancel, ended: ended.clone() });
         drop(current);
         tracing::info!("{command} begins, run {run_id}");
+        self.0.changes.fetch_add(1, Ordering::AcqRel);
         self.0.live.begin(running.clone());
         let jobs = self.clone();
         tokio::spawn(async move {
@@ -164,6 +183,10 @@ impl Jobs {
             None => tracing::info!("{} ended: {}", record.command, record.state.name()),
             Some(error) => tracing::warn!("{} ended: {}: {error}", record.command, record.state.name()),
         }
+        if record.command == pipeline::REBUILD {
+            self.notify(Notice::Ended(record.clone()));
+        }
+        self.0.changes.fetch_add(1, Ordering::AcqRel);
         // First the place is free, then clients hear of the end: they may start the next job at once.
         *lock(&self.0.current) = None;
         self.0.live.end(record);
@@ -178,20 +201,19 @@ impl Jobs {
         Some(current.running.run_id.clone())
     }
 
-    /// Waits for the running job, but not for longer than this.
+    /// Waits for the running job and for the webhook to be told of it, but not for longer than this.
     pub(super) async fn ended(&self, at_most: Duration) {
         let ended = lock(&self.0.current).as_ref().map(|current| current.ended.clone());
-        if let Some(mut ended) = ended {
-            // Either way the server stops now; the lake stays consistent.
-            let _ = tokio::time::timeout(at_most, ended.wait_for(|ended| *ended)).await;
-        }
-    }
-
-    /// Makes the dataset's findings anew and keeps them.
-    pub(super) async fn validated(context: &Context, jobs: &Jobs, audit: bool) -> Result<(), PipelineError> {
-        let report = pipeline::validate(context, &pipeline::ValidateOptions { audit }).await?;
-        jobs.keep(|kept| kept.validation = Some(Arc::new(report)));
-        Ok(())
+        let wait = async {
+            if let Some(mut ended) = ended {
+                // An error says that the job is gone, which is an end too.
+                let _ = ended.wait_for(|ended| *ended).await;
+            }
+            self.0.notices.close();
+            self.0.notices.wait().await;
+        };
+        // Either way the server stops now; the lake stays consistent.
+        let _ = tokio::time::timeout(at_most, wait).await;
     }
 }
 

@@ -1,9 +1,13 @@
 //! What is where: status, pipeline, runs, features, log.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
 
 use super::Dashboard;
 use super::live::Running;
@@ -18,16 +22,39 @@ const RUNS_MAX: usize = 500;
 /// Log lines of one answer.
 const LOG_LINES_MAX: usize = 1000;
 
+/// How long a look at the servers holds: each opens two sessions, and every open page asks.
+const STATUS_HOLDS: Duration = Duration::from_secs(2);
+
+/// The last look at the servers. Who asks while another looks waits for what that one finds.
+#[derive(Debug, Default)]
+pub(super) struct LastStatus(Mutex<Option<(Instant, u64, Arc<StatusReport>)>>);
+
+impl LastStatus {
+    /// The last look, or a new one when it is old or a job began or ended since.
+    async fn get(&self, dashboard: &Dashboard) -> Result<Arc<StatusReport>, PipelineError> {
+        let mut last = self.0.lock().await;
+        let changes = dashboard.jobs.changes();
+        match &*last {
+            Some((at, then, report)) if at.elapsed() < STATUS_HOLDS && *then == changes => Ok(Arc::clone(report)),
+            _ => {
+                let report = Arc::new(pipeline::status(&dashboard.context).await?);
+                *last = Some((Instant::now(), changes, Arc::clone(&report)));
+                Ok(report)
+            }
+        }
+    }
+}
+
 /// As `racealpha status`, and what runs now.
 #[derive(Debug, Serialize)]
 pub(super) struct Status {
     #[serde(flatten)]
-    report: StatusReport,
+    report: Arc<StatusReport>,
     running: Option<Running>,
 }
 
 pub(super) async fn status(State(dashboard): State<Dashboard>) -> Result<Json<Status>, Problem> {
-    let report = pipeline::status(&dashboard.context).await?;
+    let report = dashboard.status.get(&dashboard).await?;
     Ok(Json(Status { report, running: dashboard.jobs.live().running() }))
 }
 
@@ -110,7 +137,12 @@ pub(super) async fn runs(
     State(dashboard): State<Dashboard>,
     Query(Limit { limit }): Query<Limit>,
 ) -> Result<Json<Vec<RunRecord>>, Problem> {
-    Ok(Json(pipeline::history(&dashboard.context, limit.unwrap_or(50).min(RUNS_MAX)).await?))
+    let mut runs = pipeline::history(&dashboard.context, limit.unwrap_or(50).min(RUNS_MAX)).await?;
+    // Dozens a run; who wants them asks for the run.
+    for run in &mut runs {
+        run.works.clear();
+    }
+    Ok(Json(runs))
 }
 
 pub(super) async fn run(State(dashboard): State<Dashboard>, Path(id): Path<RunId>) -> Result<Json<RunRecord>, Problem> {
@@ -127,8 +159,8 @@ pub(super) async fn features(State(dashboard): State<Dashboard>) -> Result<Json<
 /// Which lines of the log.
 #[derive(Debug, Deserialize)]
 pub(super) struct LogQuery {
-    #[serde(default)]
-    after: u64,
+    /// Lines after this one; without it the newest.
+    after: Option<u64>,
     limit: Option<usize>,
     level: Option<String>,
 }
@@ -137,5 +169,10 @@ pub(super) async fn logs(Query(wanted): Query<LogQuery>) -> Result<Json<LogPage>
     let level = wanted.level.as_deref().unwrap_or("trace");
     let level = level.parse().map_err(|_| Problem::bad_request("level is one of error, warn, info, debug, trace"))?;
     let is_wanted = |line: &LogLine| line.is_at_least(level);
-    Ok(Json(telemetry::log_lines().page(wanted.after, wanted.limit.unwrap_or(500).min(LOG_LINES_MAX), is_wanted)))
+    let limit = wanted.limit.unwrap_or(500).min(LOG_LINES_MAX);
+    let lines = telemetry::log_lines();
+    Ok(Json(match wanted.after {
+        Some(after) => lines.page(after, limit, is_wanted),
+        None => lines.newest(limit, is_wanted),
+    }))
 }

@@ -37,12 +37,16 @@ use crate::pipeline::Context;
 
 /// Bytes of a request's body; SQL and lists of tables are far smaller.
 const BODY_BYTES_MAX: usize = 256 << 10;
+/// Bytes of a login, which anybody may send.
+const LOGIN_BYTES_MAX: usize = 4 << 10;
 /// Requests worked on at once; more wait at the door.
 const REQUESTS_MAX: usize = 256;
 /// How long a request may take to send its body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long requests under way, and then the cancelled run, get at the end.
+/// How long requests under way, and beside them the cancelled run, get at the end.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take none of what it asked for before its connection is closed.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// What browsers may do with our pages: nothing from elsewhere, nothing inline, no frames.
 const CONTENT_POLICY: &str = "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
     connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'; object-src 'none'";
@@ -87,8 +91,9 @@ struct Parts {
     access: Access,
     jobs: Jobs,
     schedule: Option<Schedule>,
+    status: look::LastStatus,
     /// Queries and exports at once.
-    reads: Semaphore,
+    reads: Arc<Semaphore>,
     /// Sockets at once.
     sockets: Arc<Semaphore>,
 }
@@ -121,15 +126,20 @@ pub async fn serve(
         access: Access::new(&options.tokens),
         jobs: Jobs::new(context.clone()),
         schedule: options.schedule,
-        reads: Semaphore::new(rows::READS_MAX),
+        status: look::LastStatus::default(),
+        reads: Arc::new(Semaphore::new(rows::READS_MAX)),
         sockets: Arc::new(Semaphore::new(socket::SOCKETS_MAX)),
         context,
     }));
     let clock = tokio::spawn(schedule::keep(dashboard.clone()));
     ready(address);
-    connections::serve(listener, router(dashboard.clone()), &cancel).await;
-    clock.abort();
-    dashboard.jobs.ended(SHUTDOWN_TIMEOUT).await;
+    let run_ends = async {
+        cancel.cancelled().await;
+        clock.abort();
+        dashboard.jobs.ended(SHUTDOWN_TIMEOUT).await;
+    };
+    // Side by side: containers are killed when both together take long.
+    tokio::join!(connections::serve(listener, router(dashboard.clone()), &cancel, STALL_TIMEOUT), run_ends);
     Ok(())
 }
 
@@ -158,42 +168,61 @@ fn router(dashboard: Dashboard) -> Router {
         .route("/export/{table}", get(rows::export))
         .route("/openapi.json", get(assets::openapi))
         .fallback(problem::no_such_route);
-    Router::new()
+    let places = Arc::new(Semaphore::new(REQUESTS_MAX));
+    let bounded_by = |body_bytes_max| {
+        let bounds = Bounds { places: Arc::clone(&places), body_bytes_max };
+        axum::middleware::from_fn_with_state(bounds, bounded)
+    };
+    // Who has no token is sent away before the body is read; health is told however busy the rest is.
+    let guarded = Router::new()
         .nest("/api", api)
         .route("/ws/progress", get(socket::progress))
         .route("/metrics", get(health::metrics))
         .route("/", get(assets::index))
         .route("/logout", post(access::logout))
-        .route_layer(axum::middleware::from_fn_with_state(dashboard.clone(), access::guard))
+        .route_layer(bounded_by(BODY_BYTES_MAX))
+        .route_layer(axum::middleware::from_fn_with_state(dashboard.clone(), access::guard));
+    let open = Router::new()
         .route("/login", get(assets::login).post(access::login))
         .route("/assets/{*file}", get(assets::file))
-        .route("/healthz", get(health::alive))
-        .route("/readyz", get(health::ready))
+        .route_layer(bounded_by(LOGIN_BYTES_MAX));
+    let health = Router::new().route("/healthz", get(health::alive)).route("/readyz", get(health::ready));
+    guarded
+        .merge(open)
+        .merge(health)
         .fallback(problem::no_such_route)
         .method_not_allowed_fallback(problem::wrong_method)
-        .layer(axum::middleware::from_fn(headers))
         .layer(axum::middleware::from_fn_with_state(dashboard.clone(), access::same_site))
+        .layer(axum::middleware::from_fn(problem::as_problems))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(CompressionLayer::new().compress_when(compressed))
         .layer(CatchPanicLayer::custom(problem::panicked))
-        .layer(axum::middleware::from_fn_with_state(Arc::new(Semaphore::new(REQUESTS_MAX)), bounded))
+        .layer(axum::middleware::from_fn(headers))
         .with_state(dashboard)
 }
 
-/// Reads a request's whole body within its time and size, and lets a bounded number of requests in.
+/// What requests may take together and one by one.
+#[derive(Debug, Clone)]
+struct Bounds {
+    places: Arc<Semaphore>,
+    body_bytes_max: usize,
+}
+
+/// Reads a request's whole body within its time and size, and then lets a bounded number of requests in: who is slow to
+/// send takes nobody's place.
 async fn bounded(
-    axum::extract::State(places): axum::extract::State<Arc<Semaphore>>,
+    axum::extract::State(bounds): axum::extract::State<Bounds>,
     request: axum::extract::Request,
     next: axum::middleware::Next,
 ) -> axum::response::Response {
-    let Ok(_place) = places.acquire().await else {
-        return problem::Problem::unavailable("the server is stopping").into();
-    };
     let (parts, body) = request.into_parts();
-    let body = match tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, BODY_BYTES_MAX)).await {
+    let body = match tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, bounds.body_bytes_max)).await {
         Ok(Ok(body)) => body,
-        Ok(Err(_)) => return problem::Problem::too_large(BODY_BYTES_MAX).into(),
+        Ok(Err(_)) => return problem::Problem::too_large(bounds.body_bytes_max).into(),
         Err(_) => return problem::Problem::timed_out("the request's body took too long").into(),
+    };
+    let Ok(_place) = bounds.places.acquire().await else {
+        return problem::Problem::unavailable("the server is stopping").into();
     };
     next.run(axum::extract::Request::from_parts(parts, body.into())).await
 }
@@ -216,4 +245,46 @@ async fn headers(request: axum::extract::Request, next: axum::middleware::Next) 
     }
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    /// Routes with their methods, as `router` names them.
+    fn routes() -> BTreeSet<String> {
+        let source = include_str!("mod.rs");
+        let router = source.split_once("fn router(").map_or("", |(_, rest)| rest);
+        let router = router.split_once("struct Bounds").map_or("", |(router, _)| router);
+        let mut routes = BTreeSet::new();
+        for (index, part) in router.split("let guarded = ").enumerate() {
+            for route in part.split(".route(\"").skip(1) {
+                let (path, handlers) = route.split_once('"').unwrap_or_default();
+                let handlers = handlers.lines().next().unwrap_or_default();
+                let prefix = if index == 0 { "/api" } else { "" };
+                for method in ["get", "post"] {
+                    if handlers.contains(&format!("{method}(")) {
+                        routes.insert(format!("{method} {prefix}{}", path.replace("{*", "{")));
+                    }
+                }
+            }
+        }
+        routes
+    }
+
+    #[test]
+    fn the_api_describes_every_route_and_no_other() {
+        let described: Value = serde_json::from_str(include_str!("../../assets/openapi.json")).unwrap_or_default();
+        let paths = described["paths"].as_object().into_iter().flatten();
+        let described: BTreeSet<String> = paths
+            .flat_map(|(path, methods)| {
+                methods.as_object().into_iter().flatten().map(move |(method, _)| format!("{method} {path}"))
+            })
+            .collect();
+        let routes = routes();
+        assert!(routes.len() > 30, "{routes:?}");
+        assert_eq!(described, routes);
+    }
 }

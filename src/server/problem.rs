@@ -4,11 +4,16 @@ use std::any::Any;
 
 use axum::Json;
 use axum::body::Body;
+use axum::extract::Request;
 use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::IntoResponse;
 use serde::Serialize;
 
 use crate::pipeline::{Failure, PipelineError, RunId, chain};
+
+/// Bytes of a refusal by the framework, which is one sentence.
+const DETAIL_BYTES_MAX: usize = 4 << 10;
 
 /// One error as a client sees it.
 #[derive(Debug, Serialize)]
@@ -93,7 +98,10 @@ impl From<PipelineError> for Problem {
         use crate::transform::TransformError;
         let status = match (&error, error.failure()) {
             (PipelineError::Lake(LakeError::NoTable { .. } | LakeError::Empty { .. }), _) => StatusCode::NOT_FOUND,
-            (PipelineError::Transform(TransformError::Query(_)), _) => StatusCode::BAD_REQUEST,
+            (PipelineError::Transform(TransformError::Query(_)) | PipelineError::QueryMemory, _) => {
+                StatusCode::BAD_REQUEST
+            }
+            (PipelineError::QueryTime { .. }, _) => StatusCode::REQUEST_TIMEOUT,
             (_, Failure::Usage) => StatusCode::UNPROCESSABLE_ENTITY,
             (_, Failure::Blocked | Failure::Locked | Failure::NotSwapped) => StatusCode::CONFLICT,
             (_, Failure::Unreachable) => StatusCode::BAD_GATEWAY,
@@ -102,6 +110,22 @@ impl From<PipelineError> for Problem {
         };
         Self::new(status, chain(&error))
     }
+}
+
+/// Refusals by the framework itself, such as of a query string, come as plain text; this makes problems of them.
+pub(super) async fn as_problems(request: Request, next: Next) -> axum::response::Response {
+    let response = next.run(request).await;
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    let is_text = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
+    if response.status().as_u16() < 400 || !is_text {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    let detail = axum::body::to_bytes(body, DETAIL_BYTES_MAX).await.unwrap_or_default();
+    let (problem, body) = Problem::new(parts.status, String::from_utf8_lossy(&detail)).into_response().into_parts();
+    parts.headers.remove(header::CONTENT_LENGTH);
+    parts.headers.extend(problem.headers);
+    Response::from_parts(parts, body)
 }
 
 pub(super) async fn no_such_route() -> Problem {

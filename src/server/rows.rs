@@ -1,6 +1,7 @@
 //! Rows for people: a result grid, and downloads that stream.
 
 use std::io::Write;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow::array::{Array, RecordBatch};
@@ -11,21 +12,29 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::sync::mpsc;
-use tokio_util::sync::DropGuard;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::error::SendTimeoutError;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Dashboard;
 use super::problem::Problem;
 use crate::lake::LakeError;
-use crate::pipeline::{self, Context, PipelineError, QueryLimits, RowFormat};
+use crate::pipeline::{self, ApartLimits, Context, PipelineError, RowFormat};
 
 /// Queries and exports at once.
 pub(super) const READS_MAX: usize = 4;
-/// How long a query of the SQL box may take, and DuckDB's memory for it.
+/// How long a query of the SQL box may take, and DuckDB's memory, disk and threads for it.
 const QUERY_TIME_MAX: Duration = Duration::from_secs(30);
 const QUERY_MEMORY_MAX: &str = "1GB";
+const QUERY_SPILL_MAX: &str = "4GB";
+const QUERY_THREADS: usize = 2;
+/// Addresses of its process: that memory, as much again for what DuckDB does not count, and the program itself.
+const QUERY_PROCESS_KILOBYTES: u64 = 3 << 20;
 /// Rows of a grid, when the request names no number and at most.
 const GRID_ROWS: usize = 1000;
 const GRID_ROWS_MAX: usize = 10_000;
@@ -34,6 +43,8 @@ const GRID_CHARS_MAX: usize = 8 << 20;
 /// Bytes of one piece of a download, and pieces waiting for the client.
 const PIECE_BYTES: usize = 64 << 10;
 const PIECES_MAX: usize = 8;
+/// How long a piece may wait for its client.
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest integer that JavaScript tells from its neighbours.
 const SAFE_INTEGER_MAX: f64 = 9_007_199_254_740_991.0;
 
@@ -43,6 +54,7 @@ const SAFE_INTEGER_MAX: f64 = 9_007_199_254_740_991.0;
 pub(super) struct Question {
     sql: String,
     rows_max: Option<usize>,
+    seconds_max: Option<u64>,
     #[serde(default)]
     format: Form,
 }
@@ -74,25 +86,35 @@ struct GridColumn {
 pub(super) async fn query(State(dashboard): State<Dashboard>, body: Bytes) -> Result<Response, Problem> {
     let question: Question = serde_json::from_slice(&body)
         .map_err(|error| Problem::bad_request(format!("the body cannot be read: {error}")))?;
-    let limits = QueryLimits { memory: Some(QUERY_MEMORY_MAX.to_owned()), time: Some(QUERY_TIME_MAX) };
+    let place = dashboard.place_to_read()?;
+    let limits = limits(question.seconds_max)?;
     let (format, name) = match question.format {
         Form::Json => return grid(&dashboard, &question, &limits).await,
         Form::Csv => (RowFormat::Csv, "query.csv"),
         Form::Parquet => (RowFormat::Parquet, "query.parquet"),
     };
-    download(&dashboard, format, name, async move |context, output| {
-        pipeline::query_into(&context, &question.sql, &limits, format, output).await
-    })
-    .await
+    let pieces = pipeline::query_apart_as(&dashboard.context, &question.sql, &limits, format).await?;
+    download(place, format, name, pieces).await
 }
 
-async fn grid(dashboard: &Dashboard, question: &Question, limits: &QueryLimits) -> Result<Response, Problem> {
-    let _place = dashboard.reads.try_acquire().map_err(|_| too_many())?;
+fn limits(seconds_max: Option<u64>) -> Result<ApartLimits, Problem> {
+    let time = seconds_max.map_or(QUERY_TIME_MAX, |seconds| Duration::from_secs(seconds).min(QUERY_TIME_MAX));
+    let program = std::env::current_exe()
+        .map_err(|error| PipelineError::Output { path: "the program's own path".to_owned(), source: error.into() })?;
+    Ok(ApartLimits {
+        program,
+        memory: QUERY_MEMORY_MAX.to_owned(),
+        spill: QUERY_SPILL_MAX.to_owned(),
+        threads: QUERY_THREADS,
+        process_kilobytes: QUERY_PROCESS_KILOBYTES,
+        time,
+    })
+}
+
+async fn grid(dashboard: &Dashboard, question: &Question, limits: &ApartLimits) -> Result<Response, Problem> {
     let started = Instant::now();
     let rows_max = question.rows_max.unwrap_or(GRID_ROWS).min(GRID_ROWS_MAX);
-    let context = abandoned_with_request(&dashboard.context);
-    let asked = pipeline::query(&context.0, &question.sql, limits, rows_max).await;
-    let (schema, batches, more) = asked.map_err(|error| slow(error, started))?;
+    let (schema, batches, more) = pipeline::query_apart(&dashboard.context, &question.sql, limits, rows_max).await?;
     let (rows, cut) = cells(&schema, &batches)?;
     let columns = schema
         .fields()
@@ -102,25 +124,20 @@ async fn grid(dashboard: &Dashboard, question: &Question, limits: &QueryLimits) 
     Ok(Json(Grid { columns, rows, more: more || cut, seconds: started.elapsed().as_secs_f64() }).into_response())
 }
 
+impl Dashboard {
+    /// A place among those who read the lake, as long as the answer is kept.
+    pub(super) fn place_to_read(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        let place = Arc::clone(&self.reads).try_acquire_owned();
+        place.map_err(|_| {
+            Problem::busy("as many queries and downloads as the server allows are running; try again in a moment")
+        })
+    }
+}
+
 /// A context whose work ends when the answer to the request is no longer wanted.
 fn abandoned_with_request(context: &Context) -> (Context, DropGuard) {
     let cancel = context.cancel.child_token();
     (Context { cancel: cancel.clone(), ..context.clone() }, cancel.drop_guard())
-}
-
-fn too_many() -> Problem {
-    Problem::busy("as many queries and downloads as the server allows are running; try again in a moment")
-}
-
-/// A query that was cut off by the clock says so.
-fn slow(error: PipelineError, started: Instant) -> Problem {
-    if started.elapsed() >= QUERY_TIME_MAX {
-        let seconds = QUERY_TIME_MAX.as_secs();
-        return Problem::timed_out(format!(
-            "the query took longer than {seconds} s; `racealpha query` has no such limit"
-        ));
-    }
-    error.into()
 }
 
 /// Cells of a grid, and whether they were too many. Numbers that JavaScript would change are texts.
@@ -185,48 +202,48 @@ pub(super) async fn export(
         return Err(PipelineError::from(missing).into());
     }
     let name = format!("{table}.{}", format.extension());
-    download(&dashboard, format, &name, async move |context, output| {
-        pipeline::export_into(&context, &table, format, output).await
-    })
-    .await
+    let place = dashboard.place_to_read()?;
+    download(place, format, &name, exported(&dashboard.context, table, format)).await
 }
 
-/// Streams what `work` writes. Until the first bytes a failure is a problem; after them the connection breaks off, so
-/// that half a file is never taken for a whole one.
-async fn download<F>(dashboard: &Dashboard, format: RowFormat, name: &str, work: F) -> Result<Response, Problem>
-where
-    F: AsyncFnOnce(Context, Pieces) -> Result<(), PipelineError> + Send + 'static,
-{
-    let dashboard = dashboard.clone();
-    let (context, guard) = abandoned_with_request(&dashboard.context);
-    let (pieces, mut received) = mpsc::channel(PIECES_MAX);
-    let output = Pieces { pieces: pieces.clone(), buffer: Vec::with_capacity(PIECE_BYTES) };
-    let runtime = tokio::runtime::Handle::current();
-    let started = Instant::now();
-    if dashboard.reads.available_permits() == 0 {
-        return Err(too_many());
-    }
-    let job = tokio::task::spawn_blocking(move || {
-        let _place = runtime.block_on(dashboard.reads.acquire()).ok();
-        let result = runtime.block_on(work(context, output));
-        if let Err(error) = result {
-            // A client that has left needs no answer.
-            let _ = pieces.blocking_send(Err(error));
+/// A table's rows in a format, made on a thread of its own as the reader takes them; they end when it leaves.
+fn exported(context: &Context, table: String, format: RowFormat) -> BoxStream<'static, Result<Bytes, PipelineError>> {
+    let (context, guard) = abandoned_with_request(context);
+    let (pieces, received) = mpsc::channel(PIECES_MAX);
+    let way = Way { pieces, runtime: Handle::current(), cancel: context.cancel.clone(), patience: SEND_TIMEOUT };
+    let output = Pieces { way: way.clone(), buffer: Vec::with_capacity(PIECE_BYTES) };
+    tokio::task::spawn_blocking(move || {
+        let written = way.runtime.block_on(pipeline::export_into(&context, &table, format, output));
+        // A client that has left needs no answer.
+        let _ = way.deliver(written.map(|()| Bytes::new()));
+    });
+    let pieces = futures::stream::unfold((received, Some(guard)), async |(mut received, guard)| {
+        let guard = guard?;
+        match received.recv().await {
+            // The mark of the end; without it the rest is missing.
+            Some(Ok(piece)) if piece.is_empty() => None,
+            Some(Ok(piece)) => Some((Ok(piece), (received, Some(guard)))),
+            Some(Err(error)) => Some((Err(error), (received, None))),
+            None => Some((Err(PipelineError::Cancelled), (received, None))),
         }
     });
-    let first = match received.recv().await {
-        Some(Ok(bytes)) => Some(bytes),
-        Some(Err(error)) => return Err(slow(error, started)),
-        None => {
-            job.await.map_err(PipelineError::from)?;
-            None
-        }
-    };
-    let rest = futures::stream::unfold((received, guard), async |(mut received, guard)| {
-        let piece = received.recv().await?;
-        Some((piece.map_err(|error| std::io::Error::other(pipeline::chain(&error))), (received, guard)))
+    pieces.boxed()
+}
+
+/// Streams pieces of a file. Until the first a failure is a problem; after it the connection breaks off, so that half a
+/// file is never taken for a whole one. The place is given back when the client has all or has left.
+async fn download(
+    place: OwnedSemaphorePermit,
+    format: RowFormat,
+    name: &str,
+    mut pieces: BoxStream<'static, Result<Bytes, PipelineError>>,
+) -> Result<Response, Problem> {
+    let first = pieces.next().await.transpose()?;
+    let rest = pieces.map(move |piece| {
+        let _held = &place;
+        piece.map_err(|error| std::io::Error::other(pipeline::chain(&error)))
     });
-    let body = futures::StreamExt::chain(futures::stream::iter(first.map(Ok)), rest);
+    let body = futures::stream::iter(first.map(Ok)).chain(rest);
     let kind = match format {
         RowFormat::Csv => "text/csv; charset=utf-8",
         RowFormat::Json => "application/json",
@@ -241,9 +258,33 @@ where
     Ok((headers, Body::from_stream(body)).into_response())
 }
 
-/// Bytes on their way to a client; writing waits while it reads.
-struct Pieces {
+/// The way to a client. Whoever delivers waits while it reads, but neither for long nor when the server stops.
+#[derive(Debug, Clone)]
+struct Way {
     pieces: mpsc::Sender<Result<Bytes, PipelineError>>,
+    runtime: Handle,
+    cancel: CancellationToken,
+    patience: Duration,
+}
+
+impl Way {
+    fn deliver(&self, piece: Result<Bytes, PipelineError>) -> std::io::Result<()> {
+        self.runtime.block_on(async {
+            tokio::select! {
+                // Who has left has cancelled too.
+                () = self.cancel.cancelled() => Err(std::io::ErrorKind::BrokenPipe.into()),
+                sent = self.pieces.send_timeout(piece, self.patience) => sent.map_err(|error| match error {
+                    SendTimeoutError::Timeout(_) => std::io::ErrorKind::TimedOut.into(),
+                    SendTimeoutError::Closed(_) => std::io::ErrorKind::BrokenPipe.into(),
+                }),
+            }
+        })
+    }
+}
+
+/// Bytes on their way to a client.
+struct Pieces {
+    way: Way,
     buffer: Vec<u8>,
 }
 
@@ -253,8 +294,7 @@ impl Pieces {
             return Ok(());
         }
         let piece = std::mem::replace(&mut self.buffer, Vec::with_capacity(PIECE_BYTES));
-        let gone = |_| std::io::Error::from(std::io::ErrorKind::BrokenPipe);
-        self.pieces.blocking_send(Ok(piece.into())).map_err(gone)
+        self.way.deliver(Ok(piece.into()))
     }
 }
 
@@ -276,5 +316,28 @@ impl Drop for Pieces {
     fn drop(&mut self) {
         // A client that has left needs no more.
         let _ = self.send();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_writer_does_not_wait_for_ever() {
+        let (pieces, _never_read) = mpsc::channel(1);
+        let cancel = CancellationToken::new();
+        let patience = Duration::from_millis(10);
+        let way = Way { pieces, runtime: Handle::current(), cancel: cancel.clone(), patience };
+        let deliver = |way: Way| tokio::task::spawn_blocking(move || way.deliver(Ok(Bytes::from_static(b"rows"))));
+        deliver(way.clone()).await.unwrap().unwrap();
+        let late = deliver(way.clone()).await.unwrap().unwrap_err();
+        assert_eq!(late.kind(), std::io::ErrorKind::TimedOut);
+        cancel.cancel();
+        let patient = Way { patience: Duration::MAX, ..way };
+        let stopped = deliver(patient).await.unwrap().unwrap_err();
+        assert_eq!(stopped.kind(), std::io::ErrorKind::BrokenPipe);
     }
 }

@@ -9,7 +9,7 @@ use croner::Cron;
 
 use super::Dashboard;
 use super::actions::start_rebuild;
-use crate::pipeline::history;
+use crate::pipeline::{Notice, history};
 
 /// The longest sleep: a clock that was set, or a machine that slept, is noticed within it.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -99,6 +99,7 @@ pub(super) async fn keep(dashboard: Dashboard) {
         } else {
             tracing::warn!("the rebuild of {time} was missed: another run was at work, or the machine asleep");
             schedule.set_missed(Some(time));
+            dashboard.jobs.notify(Notice::Missed(time));
         }
         due = schedule.next_after(now.max(time));
     }
@@ -116,6 +117,7 @@ async fn notice_missed(dashboard: &Dashboard, schedule: &Schedule) {
     if existed && !rebuilt {
         tracing::warn!("the rebuild of {last} was missed: nothing ran then");
         schedule.set_missed(Some(last));
+        dashboard.jobs.notify(Notice::Missed(last));
     }
 }
 

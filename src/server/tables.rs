@@ -123,9 +123,7 @@ pub(super) async fn column(
     let table = lake_table(&dashboard, &name).await?;
     let field = table.schema.field_with_name(&column);
     let field = field.map_err(|_| Problem::not_found(format!("{name} has no column {column}")))?;
-    let Ok(_place) = dashboard.reads.try_acquire() else {
-        return Err(Problem::busy("as many queries as the server allows are running; try again in a moment"));
-    };
+    let _place = dashboard.place_to_read()?;
     let data_type = field.data_type();
     let (from, value) = (quote_ident(&name), quote_ident(&column));
     // Where a value lies on a line of numbers; nothing for types that have no such line.

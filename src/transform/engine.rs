@@ -21,6 +21,8 @@ pub struct EngineLimits {
     pub threads: Option<usize>,
     /// Where it spills.
     pub spill_folder: Option<PathBuf>,
+    /// How much it spills, such as `4GB`; DuckDB's default (90 % of the free disk) when not set.
+    pub spill_max: Option<String>,
 }
 
 /// One DuckDB session. Calls block: they belong on a thread that may.
@@ -76,6 +78,9 @@ impl Engine {
         if let Some(folder) = &limits.spill_folder {
             config = config.with("temp_directory", folder.display().to_string()).map_err(failed)?;
         }
+        if let Some(spill) = &limits.spill_max {
+            config = config.with("max_temp_directory_size", spill).map_err(failed)?;
+        }
         let connection = match file {
             Some(file) => Connection::open_with_flags(file, config),
             None => Connection::open_in_memory_with_flags(config),
@@ -103,15 +108,16 @@ impl Engine {
         }))
     }
 
-    /// Allows reading below `folders` and nothing else: no other files, no network, no change of settings.
+    /// Allows reading these files and where the engine spills, and nothing else: no other files, no network, no change of
+    /// settings.
     ///
     /// # Errors
     /// [`TransformError::Query`].
-    pub fn confine(&self, folders: &[&Path]) -> Result<(), TransformError> {
-        let folders: Vec<String> = folders.iter().map(|folder| quote_literal(&folder.display().to_string())).collect();
+    pub fn confine(&self, files: &[PathBuf]) -> Result<(), TransformError> {
+        let files: Vec<String> = files.iter().map(|file| quote_literal(&file.display().to_string())).collect();
         self.execute(&format!(
-            "SET allowed_directories = [{}]; SET enable_external_access = false; SET lock_configuration = true",
-            folders.join(", ")
+            "SET allowed_paths = [{}]; SET enable_external_access = false; SET lock_configuration = true",
+            files.join(", ")
         ))
     }
 

@@ -54,7 +54,7 @@ pub enum TransformError {
         message: String,
     },
     /// A statement of a phase gave several rows for one key.
-    #[error("{place} gave {table} several rows for one ({key}): {sample}")]
+    #[error("{place} gave {table} several rows for one ({key})")]
     Key {
         /// The file, with statement and line.
         place: String,
@@ -63,7 +63,7 @@ pub enum TransformError {
         /// The columns that tell its rows apart.
         key: String,
         /// Some of the keys with the number of their rows, as JSON.
-        sample: String,
+        source: RowValues,
     },
     /// A phase did not write what its header promises.
     #[error("{file} did not write table {table}, which its header names")]
@@ -83,3 +83,8 @@ pub enum TransformError {
     #[error("interrupted")]
     Cancelled,
 }
+
+/// Values of rows, for whoever ran the command; records, logs and webhooks leave them out.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct RowValues(pub String);

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::relations::created_relation;
 use super::statements::{Statement, statements};
-use super::{Engine, Phase, PhaseSet, TransformError, rows_as_json};
+use super::{Engine, Phase, PhaseSet, RowValues, TransformError, rows_as_json};
 use crate::pg::{quote_ident, quote_literal};
 use crate::progress::{Progress, Step};
 
@@ -190,7 +190,7 @@ pub fn check_key(
             place: place.to_owned(),
             table: table.to_owned(),
             key: key.join(", "),
-            sample: several.join(", "),
+            source: RowValues(several.join(", ")),
         }),
     }
 }

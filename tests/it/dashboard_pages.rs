@@ -32,7 +32,7 @@ async fn confirm(browser: &Browser) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebuild_by_clicks_moves_shows_itself_and_can_be_undone() -> Result<()> {
-    let (db, _workspace, served) = served("clicks", 1500, &[]).await?;
+    let (db, workspace, served) = served("clicks", 1500, &[]).await?;
     let before = live_rows(&db).await?;
     let browser = Browser::open(1280, false).await?;
     browser.page.goto(&served.url).await?;
@@ -43,6 +43,12 @@ async fn a_rebuild_by_clicks_moves_shows_itself_and_can_be_undone() -> Result<()
     confirm(&browser).await?;
     browser.until_state("running rebuild").await?;
     browser.until("work shows", "return document.querySelectorAll('[data-testid=work]').length > 3").await?;
+    let rate = "return [...document.querySelectorAll('[data-testid=work]')].some((work) => /\\s[kM]B\\/s/.test(work.textContent))";
+    browser.until("a rate shows", rate).await?;
+    let bar = "return !!document.querySelector('[role=progressbar][aria-valuenow]')";
+    browser.until("progress is told to who cannot see it", bar).await?;
+    let reasons = "return /are off: rebuild is running/.test(document.getElementById('reasons').textContent)";
+    browser.until("why nothing can be pressed shows", reasons).await?;
     browser.picture("overview-running").await?;
 
     // A second tab sees the same run; the first one closed changes nothing.
@@ -64,6 +70,22 @@ async fn a_rebuild_by_clicks_moves_shows_itself_and_can_be_undone() -> Result<()
     browser.click("btn-validate").await?;
     browser.until_state("validate done").await?;
     browser.until("push is off", "return document.getElementById('btn-push').disabled").await?;
+    browser.click("btn-validate").await?;
+    let compared = "return /last time/.test(document.querySelector('[data-testid=seconds-before]')?.textContent)";
+    browser.until("the seconds of the last time show", compared).await?;
+    browser.until_state("validate done").await?;
+    // Something for the preview to show.
+    let client = db.client().await?;
+    client
+        .batch_execute(
+            "CREATE TABLE moved AS SELECT ctid AS row, row_number() OVER (ORDER BY race_id, horse_slug) AS n FROM race_training_dataset; \
+             DELETE FROM race_training_dataset USING moved WHERE race_training_dataset.ctid = row AND n <= 40; \
+             UPDATE race_training_dataset SET horse_slug = 'nobody-' || n FROM moved WHERE race_training_dataset.ctid = row AND n BETWEEN 41 AND 60; \
+             UPDATE race_training_dataset SET race_number = race_number + 1 FROM moved WHERE race_training_dataset.ctid = row AND n BETWEEN 61 AND 900; \
+             DROP TABLE moved",
+        )
+        .await?;
+    let edited = live_rows(&db).await?;
     browser.click("btn-preview").await?;
     browser.until_state("preview done").await?;
     for page in PAGES {
@@ -78,9 +100,17 @@ async fn a_rebuild_by_clicks_moves_shows_itself_and_can_be_undone() -> Result<()
             browser.click("sql-run").await?;
             browser.until("rows show", "return document.querySelectorAll('#sql-result tbody tr').length > 3").await?;
         }
+        if page == "preview" {
+            browser
+                .until("rows show", "return document.querySelectorAll('[data-testid=sample-row]').length === 15")
+                .await?;
+        }
+        browser.until("it has one heading", "return document.querySelectorAll('main h1').length === 1").await?;
         browser.picture(&page.replace('/', "-")).await?;
         browser.is_sound(page).await?;
     }
+    let skip = "document.querySelector('.skip').click(); return [location.hash, document.activeElement.id]";
+    assert_eq!(browser.page.execute(skip, vec![]).await?, json!(["#/sql", "main"]));
     browser.click("nav-overview").await?;
     browser.click("btn-push").await?;
     browser.picture("question-push").await?;
@@ -89,13 +119,47 @@ async fn a_rebuild_by_clicks_moves_shows_itself_and_can_be_undone() -> Result<()
     browser.click("btn-rollback").await?;
     confirm(&browser).await?;
     browser.until_state("rollback done").await?;
-    assert_eq!(live_rows(&db).await?, rows, "the backup is the push before");
+    assert_eq!(live_rows(&db).await?, edited, "the backup is what the push replaced");
+    assert_ne!(edited, rows);
+    // What a terminal starts shows as well.
+    workspace.run(["pull", "races"])?.ok()?;
+    browser.until_state("pull done").await?;
     browser.is_sound("the end").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blocked_rebuild_shows_why_and_so_does_the_next_server() -> Result<()> {
+    let many = ["--set", "validate.min_rows=1000000"];
+    let (_db, workspace, served) = served("why", 60, &many).await?;
+    let url = served.url.clone();
+    let port = url.rsplit_once(':').context("port")?.1.parse()?;
+    let browser = Browser::open(1280, true).await?;
+    browser.page.goto(&url).await?;
+    browser.click("btn-rebuild").await?;
+    confirm(&browser).await?;
+    browser.until_state("rebuild blocked").await?;
+    let red = "return document.querySelector('[data-testid=step-validate]').classList.contains('stopped')";
+    browser.until("the step that blocked is red", red).await?;
+    browser.picture("overview-blocked-dark").await?;
+    browser.click("nav-validation").await?;
+    let why = "return /blocks the push/.test(document.querySelector('[data-testid=verdict]')?.textContent) \
+        && document.querySelectorAll('[data-testid=finding]').length > 10";
+    browser.until("the findings show", why).await?;
+    drop(served);
+    browser.until("the server is gone", "return /reconnecting/.test(document.body.textContent)").await?;
+    let _again = Served::start_at(port, &workspace, &many, &[])?;
+    browser.until("it is back", "return !/reconnecting/.test(document.body.textContent)").await?;
+    browser.page.refresh().await?;
+    browser.until("the findings still show", why).await?;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_check_blocks_the_push_and_says_why() -> Result<()> {
     let (db, _workspace, served) = served("blocked", 60, &["--set", "validate.min_rows=1000000"]).await?;
+    let wrong =
+        "UPDATE races SET location = 'ZZ' WHERE race_id IN (SELECT race_id FROM races ORDER BY race_id LIMIT 3)";
+    db.client().await?.batch_execute(wrong).await?;
     let before = live_rows(&db).await?;
     let browser = Browser::open(1280, true).await?;
     browser.page.goto(&served.url).await?;
@@ -113,6 +177,11 @@ async fn a_failed_check_blocks_the_push_and_says_why() -> Result<()> {
     browser.until("findings show", "return document.querySelectorAll('[data-testid=finding]').length > 10").await?;
     let worst = browser.text("[data-testid=finding]").await?;
     assert!(worst.contains("V06") && worst.contains("fail"), "{worst}");
+    let open =
+        "document.querySelectorAll('[data-testid=finding] details').forEach((all) => (all.open = true)); return true";
+    browser.page.execute(open, vec![]).await?;
+    let rows = "return document.querySelectorAll('[data-testid=finding] details tbody tr').length > 1";
+    browser.until("offending rows show", rows).await?;
     browser.picture("validation-blocked-dark").await?;
     browser.click("nav-overview").await?;
     browser.click("btn-rebuild").await?;

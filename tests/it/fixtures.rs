@@ -47,7 +47,7 @@ async fn every_table_has_the_rows_that_the_report_and_the_progress_say() -> Resu
     let mut finished = Vec::new();
     while let Ok(event) = events.try_recv() {
         match event {
-            Event::Finished { step: Step::Fixtures, name, counters } => finished.push((name, counters.rows())),
+            Event::Finished { step: Step::Fixtures, name, counters, .. } => finished.push((name, counters.rows())),
             Event::Started { .. } => {}
             other => anyhow::bail!("unexpected {other:?}"),
         }

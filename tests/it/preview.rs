@@ -32,6 +32,18 @@ async fn a_preview_says_what_the_push_then_does() -> Result<()> {
     let columns = preview["columns"].as_array().context("columns")?;
     let changed: Vec<&Value> = columns.iter().filter(|column| column["changed"].as_u64() != Some(0)).collect();
     assert_eq!(changed.iter().map(|column| column["name"].as_str()).collect::<Vec<_>>(), [Some("race_number")]);
+    let samples = preview["samples"].as_array().context("samples")?;
+    let of = |change: &str| samples.iter().filter(|row| row["change"] == change).collect::<Vec<_>>();
+    assert_eq!([of("added").len(), of("removed").len(), of("changed").len()], [5, 3, 5], "{samples:?}");
+    assert!(
+        of("removed").iter().all(|row| row["key"]["horse_slug"].as_str().is_some_and(|s| s.starts_with("nobody-")))
+    );
+    for row in of("changed") {
+        let [column] = row["columns"].as_array().context("columns")?.as_slice() else { anyhow::bail!("{row}") };
+        let number = |side: &str| column[side].as_str().and_then(|text| text.parse::<i64>().ok());
+        assert_eq!(column["name"], "race_number");
+        assert_eq!(number("before").context("before")?, number("after").context("after")? + 1, "{row}");
+    }
     let index = changed[0]["stability_index"].as_f64().context("an index")?;
     assert!(index < 0.1, "{index}");
     assert!(changed[0]["quantiles_before"]["p50"].is_number(), "{:#}", changed[0]);
@@ -66,7 +78,7 @@ async fn a_preview_says_what_the_push_then_does() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_preview_counts_what_does_not_fit_and_says_what_happens_to_each_dependent() -> Result<()> {
     const PIPELINE: &str = "[[tables]]\nname = 'races'\n[dataset]\nname = 'd'\nkey = ['race_id']\nphases = 'phases'\n\
-         [target]\ntable = 'public.d'\nmin_rows_of_live = 0.0\n";
+         [target]\ntable = 'public.d'\nbackup = 'd_backup'\nmin_rows_of_live = 0.0\n";
     let db = TestDb::new("preview_misfits").await?;
     let client = db.client().await?;
     client

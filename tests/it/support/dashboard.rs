@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::Child;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -12,6 +12,31 @@ use super::{Workspace, eventually};
 
 /// Above what any answer takes; GET /api/validate waits for a whole validation.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What the API says of itself.
+static DESCRIPTION: LazyLock<Value> =
+    LazyLock::new(|| serde_json::from_str(include_str!("../../../assets/openapi.json")).unwrap_or_default());
+
+/// Fails when a described route refuses in a way that its description does not know.
+fn check_refusal(method: &str, path: &str, answer: &Answer) -> Result<()> {
+    let path = path.split('?').next().unwrap_or_default();
+    let is_route = |route: &str| {
+        let (route, path): (Vec<&str>, Vec<&str>) = (route.split('/').collect(), path.split('/').collect());
+        route.len() == path.len() && route.iter().zip(path).all(|(part, asked)| *part == asked || part.starts_with('{'))
+    };
+    let mut routes = DESCRIPTION["paths"].as_object().context("paths")?.iter();
+    let responses = routes.find(|(route, _)| is_route(route)).map(|(_, methods)| &methods[method.to_lowercase()]);
+    // What never came to a route has no kind: the server could not read the request.
+    let Some(responses) =
+        responses.filter(|known| known.is_object() && answer.status >= 400 && !answer.kind.is_empty())
+    else {
+        return Ok(());
+    };
+    let kind = answer.kind.split(';').next().unwrap_or_default();
+    let described = &responses["responses"][answer.status.to_string()]["content"][kind];
+    ensure!(described.is_object(), "{method} {path}: {} as {kind} is not described: {answer:?}", answer.status);
+    Ok(())
+}
 
 /// A running `racealpha serve`; dropping it kills it.
 #[derive(Debug)]
@@ -98,7 +123,9 @@ impl Served {
         let kind = parts.headers.get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default().to_owned();
         let bytes = body.into_with_config().limit(1 << 30).read_to_vec()?;
         let text = String::from_utf8_lossy(&bytes).into_owned();
-        Ok(Answer { status: parts.status.as_u16(), kind, headers: parts.headers, text })
+        let answer = Answer { status: parts.status.as_u16(), kind, headers: parts.headers, text };
+        check_refusal(method, path, &answer)?;
+        Ok(answer)
     }
 
     fn own_headers(&self) -> Vec<(&str, String)> {
