@@ -86,7 +86,7 @@ pub async fn describe_table(client: &Client, table: &TableName) -> Result<Relati
         .query_typed_opt(
             "SELECT c.oid, c.relkind, c.reltuples, \
                     CASE WHEN c.relkind IN ('r', 'm', 't') \
-                         THEN pg_relation_size(c.oid) / current_setting('block_size')::bigint ELSE 0 END, \
+                         THEN coalesce(pg_relation_size(c.oid), 0) / current_setting('block_size')::bigint ELSE 0 END, \
                     CASE WHEN row_security_active(c.oid) THEN current_user::text END \
              FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
              WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p', 'v', 'm', 'f')",
@@ -148,7 +148,7 @@ pub async fn leaves(client: &Client, relation: &RelationInfo) -> Result<Vec<Leaf
                                        SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid \
                                        WHERE (to_jsonb(i) ->> 'inhdetachpending') IS DISTINCT FROM 'true') \
                SELECT c.oid, n.nspname, c.relname, \
-                      CASE WHEN c.relkind = 'r' THEN pg_relation_size(c.oid) / current_setting('block_size')::bigint ELSE 0 END, \
+                      CASE WHEN c.relkind = 'r' THEN coalesce(pg_relation_size(c.oid), 0) / current_setting('block_size')::bigint ELSE 0 END, \
                       c.relkind = 'r' AND has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE') \
                       AND NOT row_security_active(c.oid) \
                       AND to_regclass(format('%I.%I', n.nspname, c.relname))::oid = c.oid \

@@ -26,8 +26,12 @@ const SLICES_AT_ONCE: usize = 2;
 /// Rows of a slice, about: as many days as have them. Few enough to hold in memory, many enough that planning a query
 /// for each does not count.
 const SLICE_ROWS: u64 = 200_000;
+/// However little memory there is: to plan a query costs as much as to read so many rows.
+const SLICE_ROWS_MIN: u64 = 20_000;
 /// Bytes of a value in memory, about.
 const VALUE_BYTES: u64 = 8;
+/// Times the planned bytes that a slice may take: rows are counted by the day, and only about.
+const SLICE_SLACK: u64 = 2;
 /// Bytes of memory that writing takes at most.
 const WRITING_BYTES_MAX: u64 = 2 << 30;
 /// Types that can be compared with dates, without a time zone.
@@ -41,7 +45,7 @@ pub(super) struct TableFiles<'a> {
     pub(super) layout: TableLayout,
     /// The order of rows in the files.
     pub(super) order_by: &'a [String],
-    /// Bytes of a slice that may be held in memory: see [`share_memory`].
+    /// Bytes of memory that a slice should take: see [`share_memory`].
     pub(super) slice_bytes_max: u64,
     /// What is known of its columns.
     pub(super) dictionary: &'a [DictionaryColumn],
@@ -62,8 +66,8 @@ impl From<TransformError> for NotHeld {
     }
 }
 
-/// Takes a third of the engine's memory for writing. Gives the bytes that a slice may take: half of it is for the slices,
-/// the other half for the rows being gathered and encoded.
+/// Takes a third of the engine's memory for writing. Gives the bytes that a slice should take: half of it is for the
+/// slices, the other half for the rows being gathered and encoded.
 pub(super) fn share_memory(engine: &Engine) -> Result<u64, TransformError> {
     let limit = engine.memory_limit()?;
     let writing = (limit / 3).min(WRITING_BYTES_MAX);
@@ -143,7 +147,7 @@ impl TableFiles<'_> {
             None => counted,
         };
         let held_rows = self.slice_bytes_max / VALUE_BYTES / columns.len().max(1) as u64;
-        let in_slice_min = held_rows.min(SLICE_ROWS).saturating_mul(counted) / rows.max(1);
+        let in_slice_min = held_rows.clamp(SLICE_ROWS_MIN, SLICE_ROWS).saturating_mul(counted) / rows.max(1);
         // The days that slices begin with, but for the first.
         let mut begins: Vec<i32> = Vec::new();
         let mut in_slice = 0;
@@ -217,7 +221,7 @@ impl TableFiles<'_> {
             writer.write(batch).map_err(PipelineError::from)
         };
         let sql = format!("SELECT * FROM {} WHERE {condition}", quote_ident(&self.layout.table));
-        match hold(engine, &sql, self.slice_bytes_max) {
+        match hold(engine, &sql, self.slice_bytes_max.saturating_mul(SLICE_SLACK)) {
             Ok((schema, batches)) => {
                 let failed = |source| TransformError::Query(format!("cannot sort {}: {source}", self.layout.table));
                 for batch in sort_batches(batches, self.order_by).map_err(failed)? {

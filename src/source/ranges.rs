@@ -10,7 +10,7 @@ const RANGE_PAGES_MAX: u64 = 2048;
 /// And at least, so that small tables are not cut into crumbs.
 const RANGE_PAGES_MIN: u64 = 256;
 /// Before this version the server answers a ctid range by reading the whole table.
-const TID_RANGE_SCAN_VERSION: u32 = 140_000;
+pub(super) const TID_RANGE_SCAN_VERSION: u32 = 140_000;
 
 /// Pages `from..to` of a heap, a table's own or a leaf's; no end means up to the last page, whenever it was added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

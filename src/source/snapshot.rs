@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
+use super::ranges::TID_RANGE_SCAN_VERSION;
 use super::retry::{is_transient, is_unknown_snapshot};
 use super::{Activity, SourceError, Watermark, held};
 use crate::pg::{CatalogError, DatabaseUrl, RelationInfo, Session, describe_table, leaves};
@@ -132,7 +133,7 @@ impl SharedSnapshot {
         held::hold(&self.session, &relation, self.info.server_version).await?;
         // Only now does it keep its size.
         let mut relation = describe_table(&self.session, table).await?;
-        if relation.kind == PARTITIONED {
+        if relation.kind == PARTITIONED && self.info.server_version >= TID_RANGE_SCAN_VERSION {
             relation.leaves = leaves(&self.session, &relation).await?;
         }
         Ok(relation)
@@ -145,7 +146,13 @@ impl SharedSnapshot {
     /// [`SourceError::SnapshotLost`], [`SourceError::Rewritten`].
     pub async fn check(&self, relations: impl IntoIterator<Item = &RelationInfo>) -> Result<(), SourceError> {
         for relation in relations {
-            let held = held::hold(&self.session, relation, self.info.server_version);
+            let held = async {
+                if relation.leaves.is_empty() {
+                    return held::hold(&self.session, relation, self.info.server_version).await;
+                }
+                // Its leaves were read by themselves; others that came meanwhile were not.
+                self.session.batch_execute("SELECT 1").await.map_err(SourceError::Snapshot)
+            };
             match timeout(CHECK_PATIENCE, held).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error @ SourceError::Rewritten { .. })) => return Err(error),

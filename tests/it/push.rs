@@ -768,7 +768,7 @@ async fn a_rollback_follows_what_changed_since_the_push() -> Result<()> {
         ]
     );
     let statistics = "SELECT format('%s %s', stxname, stxrelid::regclass) FROM pg_statistic_ext WHERE stxnamespace = 'public'::regnamespace AND stxname NOT LIKE '\\_bk%' ORDER BY 1";
-    assert_eq!(hosted.texts(statistics).await?, ["dropped dataset", "kept dataset"]);
+    assert_eq!(hosted.texts(statistics).await?, ["dropped public.dataset", "kept public.dataset"]);
     assert_eq!(hosted.run_schemas().await?, Vec::<String>::new());
     // Nobody but the owner gets at the backup's sequence.
     let exposed = "SELECT count(*) FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S', aclexplode(coalesce(s.relacl, acldefault('s', s.relowner))) e

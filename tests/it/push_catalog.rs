@@ -188,11 +188,8 @@ async fn rows_of_other_tables_are_never_left_without_partner() -> Result<()> {
     // The old rows stand on a row of the parent table that is gone: the rollback says so and does not depend on it.
     let report = hosted.rollback(&options, "r5").await?;
     assert_eq!(report.warnings.len(), 1, "{:?}", report.warnings);
-    assert!(
-        report.warnings[0].contains("of_round") && report.warnings[0].contains("(round)=(0)"),
-        "{:?}",
-        report.warnings
-    );
+    let said = "constraint of_round of public.dataset holds for new rows only";
+    assert!(report.warnings[0].starts_with(said), "{:?}", report.warnings);
     Ok(())
 }
 

@@ -179,7 +179,7 @@ impl HeldTarget {
     async fn prepare(&self, command: Command) -> Result<()> {
         match command {
             Command::Push | Command::Merge => {}
-            Command::FirstPush => self.admin.batch_execute("DROP TABLE public.d, public.d_backup").await?,
+            Command::FirstPush => self.admin.batch_execute("DROP TABLE IF EXISTS public.d, public.d_backup").await?,
             Command::Rollback => drop(self.workspace.run(["push"])?.ok()?),
         }
         Ok(())

@@ -240,7 +240,9 @@ async fn where_no_two_sessions_can_share_a_snapshot_one_pulls_and_says_so() -> R
         let report = ran.json()?;
         assert_eq!((&report["connections"], &report["lost_snapshots"]), (&1.into(), &0.into()), "{kind}: {ran:?}");
         assert_eq!(
-            ran.stderr.matches("pulling with one connection, as no other can share its snapshot").count(),
+            ran.stderr
+                .matches("pull       warning: pulling with one connection, as no other can share its snapshot")
+                .count(),
             1,
             "{ran:?}"
         );
