@@ -13,7 +13,7 @@ export function Logs() {
   const [wanted, want] = useState("");
   const [follow, setFollow] = useState(true);
   const [error, fail] = useState(null);
-  const end = useRef(null);
+  const list = useRef(null);
   useEffect(() => {
     let [after, wait, stopped] = [null, null, false];
     set([]);
@@ -32,13 +32,13 @@ export function Logs() {
     return () => { stopped = true; clearTimeout(wait); };
   }, [level]);
   const shown = lines.filter((line) => line.message.toLowerCase().includes(wanted.toLowerCase()));
-  useEffect(() => { if (follow) end.current?.scrollIntoView({ block: "nearest" }); }, [shown.length, follow]);
+  useEffect(() => { if (follow && list.current) list.current.scrollTop = list.current.scrollHeight; }, [shown.length, follow]);
   return html`<h1>Log</h1><div class="row">
       <label for="log-level">From</label> <select id="log-level" value=${level} onChange=${(e) => setLevel(e.target.value)}>${["info", "warn", "error"].map((l) => html`<option value=${l}>${l}</option>`)}</select>
       <label for="log-filter">with</label> <input id="log-filter" type="search" value=${wanted} onInput=${(e) => want(e.target.value)} />
       <label><input type="checkbox" checked=${follow} onChange=${(e) => setFollow(e.target.checked)} /> follow</label></div>
     ${error ? html`<p class="note bad" role="alert">${error.message}</p>` : null}
-    <ol class="log" tabindex="0" aria-label="Log lines">${shown.map((line) => html`<li key=${line.number} class=${line.level} data-testid="log-line">
-      <time datetime=${line.time} title=${absolute(line.time)}>${line.time.slice(11, 19)}</time> <span>${line.level}</span> ${line.message}</li>`)}<li ref=${end}></li></ol>
+    <ol ref=${list} class="log" tabindex="0" aria-label="Log lines">${shown.map((line) => html`<li key=${line.number} class=${line.level} data-testid="log-line">
+      <time datetime=${line.time} title=${absolute(line.time)}>${line.time.slice(11, 19)}</time> <span>${line.level}</span> ${line.message}</li>`)}</ol>
     ${shown.length ? null : html`<p class="muted">No lines.</p>`}`;
 }
