@@ -127,7 +127,11 @@ async fn a_preview_counts_what_does_not_fit_and_says_what_happens_to_each_depend
     ] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
-    assert!(workspace.run(["push"])?.stderr.contains("column number, row"));
+    let refused = workspace.run(["push"])?;
+    assert!(
+        refused.stderr.contains("public.d, column place, row 49 (race_id=race 9): the value is null"),
+        "{refused:?}"
+    );
 
     // As the policy says, the same number of values becomes null.
     client.batch_execute("UPDATE public.races SET place = 9 WHERE place IS NULL").await?;
