@@ -30,6 +30,9 @@ pub struct FileEncoding {
     pub no_dictionary: Vec<String>,
     /// Columns with a bloom filter, because readers look for single values.
     pub bloom_filters: Vec<String>,
+    /// Whether floats take few values, as rates of counts do, so that a dictionary holds them in a third of the bytes.
+    #[serde(skip)]
+    pub floats_repeat: bool,
 }
 
 impl Default for FileEncoding {
@@ -39,6 +42,7 @@ impl Default for FileEncoding {
             row_group_rows: ROW_GROUP_ROWS,
             no_dictionary: Vec::new(),
             bloom_filters: Vec::new(),
+            floats_repeat: false,
         }
     }
 }
@@ -75,15 +79,15 @@ impl FileEncoding {
                 properties = properties.set_column_dictionary_enabled(column.clone(), false);
             }
             // Differences of whole numbers take a few bits each, as numbers of a dictionary do, and cost a third of
-            // looking the values up. Floats are split into their first bytes, second bytes and so on, of which the
-            // compressor makes less than of a dictionary and in half the time. Texts beyond the dictionary have their
-            // lengths apart, so that the compressor gets less to do.
+            // looking the values up. Floats that were measured are split into their first bytes, second bytes and so
+            // on, of which the compressor makes less than of a dictionary and in half the time. Texts beyond the
+            // dictionary have their lengths apart, so that the compressor gets less to do.
             properties = match field.data_type() {
                 DataType::Utf8 => properties.set_column_encoding(column.clone(), Encoding::DELTA_LENGTH_BYTE_ARRAY),
                 DataType::Int32 | DataType::Int64 | DataType::Date32 | DataType::Timestamp(_, _) => properties
                     .set_column_encoding(column.clone(), Encoding::DELTA_BINARY_PACKED)
                     .set_column_dictionary_enabled(column.clone(), false),
-                DataType::Float32 | DataType::Float64 => properties
+                DataType::Float32 | DataType::Float64 if !self.floats_repeat => properties
                     .set_column_encoding(column.clone(), Encoding::BYTE_STREAM_SPLIT)
                     .set_column_dictionary_enabled(column.clone(), false),
                 _ => properties,

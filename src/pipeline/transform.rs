@@ -230,7 +230,7 @@ impl TransformJob {
                 run_id: self.run_id.clone(),
                 key: made.key.to_vec(),
                 partition_by: made.partition_by.to_vec(),
-                encoding: FileEncoding::default(),
+                encoding: FileEncoding { floats_repeat: true, ..FileEncoding::default() },
             },
             order_by: made.order_by,
             slice_bytes_max,
