@@ -85,7 +85,7 @@ enum Outcome {
     Failed(String),
 }
 
-/// The first rows of a query, as [`super::query`] gives them.
+/// The first rows of a query, as [`super::query()`] gives them.
 ///
 /// # Errors
 /// As there, and [`PipelineError::QueryTime`], [`PipelineError::QueryMemory`].

@@ -37,7 +37,7 @@ pub struct RebuildReport {
 }
 
 /// Pulls, runs the phases, validates and pushes; the first failure ends it. Whoever calls this tells the webhook, with
-/// [`super::notify`].
+/// [`super::notify()`].
 ///
 /// # Errors
 /// [`PipelineError`]; what was published before the failure stays in the lake, and the live table as it was.
