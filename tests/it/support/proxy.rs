@@ -117,11 +117,13 @@ async fn serve(
             _ => std::future::pending().await,
         }
     };
+    // A strike comes before all that happens after it: a client that is killed next must not be heard any more.
     let struck = tokio::select! {
+        biased;
+        struck = is_struck => struck,
         ended = forward(&mut from_server, &mut to_client, fault) => return ended,
         () = upwards => return Ok(()),
         () = is_due => return Ok(()),
-        struck = is_struck => struck,
     };
     match struck {
         Strike::Cut => {
