@@ -18,6 +18,9 @@ const HEADER_BYTES: usize = 8;
 /// Decimal digits in one wire digit.
 const GROUP_DIGITS: i32 = 4;
 const GROUP_BASE: i16 = 10_000;
+/// Wire digits of a number that is scaled in 64 bits, and the powers of ten by which it then may be: together 18 digits.
+const SHORT_GROUPS_MAX: usize = 3;
+const SHORT_POWERS: [u64; 7] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000];
 /// The most digits that Arrow's `Decimal128` holds.
 const DECIMAL128_LIMIT: u128 = 10_u128.pow(38);
 
@@ -112,6 +115,31 @@ impl<'a> NumericDigits<'a> {
         if let NumericSign::Special(name) = self.sign {
             return Err(FieldError::NotFinite(name));
         }
+        let unscaled = match self.to_scaled_short(scale) {
+            Some(unscaled) => i128::from(unscaled),
+            None => self.to_scaled_long(scale)?,
+        };
+        Ok(if self.sign == NumericSign::Negative { -unscaled } else { unscaled })
+    }
+
+    /// The magnitude times `10^scale` in 64 bits, as most numbers allow; nothing when it takes more or is not whole.
+    #[inline]
+    fn to_scaled_short(&self, scale: i32) -> Option<u64> {
+        let count = self.digits.len() / 2;
+        if count > SHORT_GROUPS_MAX {
+            return None;
+        }
+        let unscaled = self.groups().fold(0, |value, group| value * 10_000 + u64::from(group.unsigned_abs()));
+        let exponent = (self.weight + 1 - i32::try_from(count).ok()?) * GROUP_DIGITS + scale;
+        let power = SHORT_POWERS.get(usize::try_from(exponent.unsigned_abs()).ok()?)?;
+        match exponent >= 0 {
+            true => Some(unscaled * power),
+            false => (unscaled % power == 0).then(|| unscaled / power),
+        }
+    }
+
+    /// The same for any number of digits.
+    fn to_scaled_long(self, scale: i32) -> Result<i128, FieldError> {
         let mut unscaled: u128 = 0;
         // The power of ten that the last group read so far stands for.
         let mut exponent = (self.weight + 1) * GROUP_DIGITS;
@@ -143,8 +171,7 @@ impl<'a> NumericDigits<'a> {
                 .filter(|value| *value < DECIMAL128_LIMIT)
                 .ok_or(FieldError::Digits)?;
         }
-        let value = i128::try_from(unscaled).map_err(|_| FieldError::Digits)?;
-        Ok(if self.sign == NumericSign::Negative { -value } else { value })
+        i128::try_from(unscaled).map_err(|_| FieldError::Digits)
     }
 
     /// Appends the exact decimal text that `numeric::text` gives in Postgres, display scale kept.
@@ -200,12 +227,18 @@ fn push_group(out: &mut Vec<u8>, group: i16, padded: bool) {
         [group / 1000, group / 100 % 10, group / 10 % 10, group % 10].map(|digit| b'0' + digit.to_le_bytes()[0]);
     let leading_zeros =
         usize::from(group < 1000) + usize::from(group < 100) + usize::from(group < 10) + usize::from(group == 0);
-    out.extend(digits.iter().skip(if padded { 0 } else { leading_zeros }));
+    match padded {
+        true => out.extend_from_slice(&digits),
+        false => out.extend_from_slice(&digits[leading_zeros..]),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -253,6 +286,17 @@ mod tests {
         assert_eq!(numeric(&field(0, 0, 3, &[1, 2340]), 2), Err(FieldError::Digits));
         assert_eq!(numeric(&field(9, 0, 0, &[1; 10]), 2), Err(FieldError::Digits));
         assert_eq!(numeric(&field(0, 0xF000, 32, &[]), 2), Err(FieldError::NotFinite("-Infinity")));
+    }
+
+    proptest! {
+        #[test]
+        fn short_numbers_are_scaled_as_long_ones(
+            weight in -4_i16..4, digits in vec(0_i16..10_000, 0..4), scale in -8_i32..12,
+        ) {
+            let field = field(weight, 0, 0, &digits);
+            let number = NumericDigits::parse(&field).unwrap();
+            prop_assert_eq!(number.to_scaled(scale), number.to_scaled_long(scale));
+        }
     }
 
     #[test]
