@@ -219,7 +219,7 @@ starters AS (
     e.id,
     e.race_key,
     e.horse_id,
-    row_number() OVER (ORDER BY e.race_key, e.horse_id) AS runner_number,
+    CAST(row_number() OVER (ORDER BY e.race_key, e.horse_id) AS INTEGER) AS runner_number,
     CASE WHEN f.has_result THEN e.position IS NOT NULL ELSE e.is_declared END AS is_starter,
     CASE WHEN f.has_result THEN coalesce(e.position < 50, false) ELSE with_upcoming() AND e.is_declared END AS in_dataset,
     f.total_runners
@@ -243,11 +243,11 @@ keyed AS (
     r.* EXCLUDE (id)
   FROM race_results AS r
   JOIN starters AS s USING (id)
-  JOIN jockeys AS j ON j.jockey IS NOT DISTINCT FROM r.jockey AND j.jockey_slug IS NOT DISTINCT FROM r.jockey_slug
-  JOIN trainers AS t ON t.trainer IS NOT DISTINCT FROM r.trainer AND t.trainer_slug IS NOT DISTINCT FROM r.trainer_slug
+  JOIN jockeys AS j ON (j.jockey IS NOT DISTINCT FROM r.jockey) AND (j.jockey_slug IS NOT DISTINCT FROM r.jockey_slug)
+  JOIN trainers AS t ON (t.trainer IS NOT DISTINCT FROM r.trainer) AND (t.trainer_slug IS NOT DISTINCT FROM r.trainer_slug)
 )
 SELECT
-  CAST(k.runner_number AS INTEGER) AS runner_id,
+  k.runner_number AS runner_id,
   k.race_key,
   k.race_id,
   c.race_date,

@@ -55,6 +55,7 @@ WITH seen AS (
   SELECT
     s.runner_id,
     s.horse_id,
+    s.is_subject,
     -- Packed: rated runs, those of them today, metro starts.
     CAST(coalesce(
       sum(packed(
@@ -69,7 +70,6 @@ WITH seen AS (
   JOIN cleaned_races AS c USING (race_key)
   LEFT JOIN elo_ratings AS e USING (race_key, horse_id)
   WINDOW earlier AS (PARTITION BY s.career_id ORDER BY s.runner_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
-  QUALIFY s.is_subject
 )
 SELECT
   seen.runner_id,
@@ -81,7 +81,8 @@ SELECT
   ) AS of_anywhere
 FROM seen
 LEFT JOIN elo_ratings AS e
-  ON e.horse_id = seen.horse_id AND e.rating_number = unpacked(seen.of_starts, 0) - unpacked(seen.of_starts, 1);
+  ON e.horse_id = seen.horse_id AND e.rating_number = unpacked(seen.of_starts, 0) - unpacked(seen.of_starts, 1)
+WHERE seen.is_subject;
 
 -- All prior runs of the horse in this location, in one pass: counts, places in running, speed figures, weights in grams,
 -- distances, wet and dry tracks, ratings in hundredths, how far the finish was from a plain guess (third), and runs under
@@ -119,8 +120,8 @@ WITH runs AS (
   JOIN cleaned_races AS c USING (race_key)
   JOIN race_conditions AS g USING (race_key)
   JOIN horse_anywhere AS e USING (runner_id)
-  LEFT JOIN checkpoints AS p USING (runner_id)
-  LEFT JOIN speed_figures AS f USING (runner_id)
+  LEFT JOIN checkpoints AS p ON p.runner_id = s.runner_id
+  LEFT JOIN speed_figures AS f ON f.runner_id = s.runner_id
 ),
 -- What a run adds, as flags of 0 or 1 and as places below 50, none of them null.
 facts AS (
@@ -188,6 +189,7 @@ sums AS (
   SELECT
     runner_id,
     horse_key,
+    is_subject,
     day_key,
     distance_range_key,
     category_key,
@@ -215,7 +217,6 @@ sums AS (
     earlier AS (PARTITION BY career_key ORDER BY day_key, runner_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
     sixty_days AS (PARTITION BY career_key ORDER BY day_key RANGE BETWEEN 60 PRECEDING AND 1 PRECEDING),
     ninety_days AS (PARTITION BY career_key ORDER BY day_key RANGE BETWEEN 90 PRECEDING AND 1 PRECEDING)
-  QUALIFY is_subject
 ),
 histories AS (
   SELECT
@@ -249,7 +250,7 @@ histories AS (
     -- The days before today. The runs of today are to be added.
     packed(counted(high_of(goings_barriers), barrier_group), coalesce(runs_in_60_days, 0), coalesce(runs_in_90_days, 0)) AS of_late
   FROM sums
-  WHERE assured(start_number <= 20000, 'a horse has more than 20000 starts')
+  WHERE is_subject AND assured(start_number <= 20000, 'a horse has more than 20000 starts')
 )
 SELECT
   h.* EXCLUDE (horse_key, day_key),
@@ -331,6 +332,7 @@ WITH sums AS (
   SELECT
     runner_id,
     race_date,
+    is_subject,
     distance_range_key,
     CAST(coalesce(sum(packed(finished, placed, 0)) OVER at_track, 0) AS BIGINT) AS of_track,
     CAST(coalesce(sum(counted_by(finished, distance_range_key)) OVER at_track, 0) AS BIGINT) AS of_track_distances,
@@ -339,7 +341,6 @@ WITH sums AS (
   WINDOW
     at_track AS (PARTITION BY career_key, track_key ORDER BY runner_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
     with_jockey AS (PARTITION BY career_key, jockey_id ORDER BY runner_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
-  QUALIFY is_subject
 )
 SELECT
   runner_id,
@@ -349,6 +350,7 @@ SELECT
   counted(of_track_distances, distance_range_key) AS track_distance_runs,
   horse_jockey_runs
 FROM sums
+WHERE is_subject
 ORDER BY runner_id;
 
 -- The rides of a jockey in this location, numbered in race order, with the mean place of the last ones up to and including
@@ -401,6 +403,7 @@ results AS (
 today AS (
   SELECT
     runner_id,
+    is_starter,
     day_key,
     meeting_key,
     jockey_id,
@@ -413,7 +416,6 @@ today AS (
     days AS (PARTITION BY jockey_id ORDER BY day_key),
     races AS (PARTITION BY jockey_id, meeting_key ORDER BY race_order),
     earlier_races AS (PARTITION BY jockey_id, meeting_key ORDER BY race_order GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
-  QUALIFY is_starter
 )
 SELECT
   t.runner_id,
@@ -426,7 +428,7 @@ SELECT
 FROM today AS t
 JOIN before_today AS b USING (jockey_id, meeting_key)
 LEFT JOIN jockey_runs AS last ON last.jockey_key = t.jockey_key AND last.run_number = unpacked(b.results, 0)
-WHERE assured(t.entries <= 1000000, 'a jockey has more than a million runners')
+WHERE t.is_starter AND assured(t.entries <= 1000000, 'a jockey has more than a million runners')
 ORDER BY runner_id;
 
 CREATE OR REPLACE TABLE trainer_runs AS
@@ -472,6 +474,7 @@ results AS (
 today AS (
   SELECT
     runner_id,
+    is_starter,
     day_key,
     meeting_key,
     trainer_id,
@@ -484,7 +487,6 @@ today AS (
     days AS (PARTITION BY trainer_id ORDER BY day_key),
     races AS (PARTITION BY trainer_id, meeting_key ORDER BY race_order),
     earlier_races AS (PARTITION BY trainer_id, meeting_key ORDER BY race_order GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
-  QUALIFY is_starter
 )
 SELECT
   t.runner_id,
@@ -497,7 +499,7 @@ SELECT
 FROM today AS t
 JOIN before_today AS b USING (trainer_id, meeting_key)
 LEFT JOIN trainer_runs AS last ON last.trainer_key = t.trainer_key AND last.run_number = unpacked(b.results, 0)
-WHERE assured(t.entries <= 1000000, 'a trainer has more than a million runners')
+WHERE t.is_starter AND assured(t.entries <= 1000000, 'a trainer has more than a million runners')
 ORDER BY runner_id;
 
 -- Packed runs and wins of jockey and trainer together, wherever it was.
@@ -600,7 +602,7 @@ compared AS (
     total_races,
     win_hundredths,
     percent_rank() OVER (PARTITION BY race_key ORDER BY horse_elo) AS elo_percentile,
-    percent_rank() OVER (PARTITION BY race_key ORDER BY coalesce(win_odds, 100) DESC) AS odds_percentile,
+    percent_rank() OVER (PARTITION BY race_key ORDER BY coalesce(win_odds, 100) DESC NULLS LAST) AS odds_percentile,
     rank() OVER (PARTITION BY race_key ORDER BY coalesce(win_odds, 999)) AS odds_rank,
     count(*) OVER race AS field_size,
     sum(paired(win_hundredths, total_races)) OVER race AS of_race
@@ -739,15 +741,15 @@ WITH known AS (
     b.barrier_advantage_at_track,
     coalesce(b.barrier_effectiveness_score, CAST(1 AS DOUBLE)) AS barrier_effectiveness_score
   FROM runners AS r
-  LEFT JOIN cleaned_races AS c USING (race_key, race_date)
-  LEFT JOIN horse_history AS h USING (runner_id, race_date)
-  LEFT JOIN horse_circumstances AS x USING (runner_id, race_date)
-  LEFT JOIN jockey_career AS j USING (runner_id, race_date)
-  LEFT JOIN trainer_career AS t USING (runner_id, race_date)
-  LEFT JOIN jockey_trainer_career AS jt USING (runner_id, race_date)
-  LEFT JOIN field_comparison AS p USING (runner_id, race_date)
-  LEFT JOIN horse_past_wins AS w USING (runner_id, race_date)
-  LEFT JOIN barrier_bias AS b USING (race_key, race_date, barrier_group)
+  LEFT JOIN cleaned_races AS c ON c.race_key = r.race_key AND c.race_date = r.race_date
+  LEFT JOIN horse_history AS h ON h.runner_id = r.runner_id AND h.race_date = r.race_date
+  LEFT JOIN horse_circumstances AS x ON x.runner_id = r.runner_id AND x.race_date = r.race_date
+  LEFT JOIN jockey_career AS j ON j.runner_id = r.runner_id AND j.race_date = r.race_date
+  LEFT JOIN trainer_career AS t ON t.runner_id = r.runner_id AND t.race_date = r.race_date
+  LEFT JOIN jockey_trainer_career AS jt ON jt.runner_id = r.runner_id AND jt.race_date = r.race_date
+  LEFT JOIN field_comparison AS p ON p.runner_id = r.runner_id AND p.race_date = r.race_date
+  LEFT JOIN horse_past_wins AS w ON w.runner_id = r.runner_id AND w.race_date = r.race_date
+  LEFT JOIN barrier_bias AS b ON b.race_key = r.race_key AND b.race_date = r.race_date AND b.barrier_group = r.barrier_group
 )
 SELECT
   * EXCLUDE (

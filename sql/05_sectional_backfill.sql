@@ -12,7 +12,7 @@ CREATE OR REPLACE TABLE sectional_matches AS
 WITH sectionals AS (
   SELECT
     row_number() OVER (
-      ORDER BY s.race_id, s.horse_number, s.horse_name, s.scraped_at DESC, s.finish_position, s.finish_time
+      ORDER BY s.race_id, s.horse_number, s.horse_name, s.scraped_at DESC NULLS LAST, s.finish_position, s.finish_time
     ) AS sectional_id,
     c.race_key,
     matching_name(s.horse_name) AS name,
@@ -39,7 +39,7 @@ starters AS (
     race_date,
     -- Two runners with one number: the finisher, then the first in order, keeps it.
     CASE
-      WHEN row_number() OVER (PARTITION BY race_key, horse_number ORDER BY finished DESC, runner_id) = 1 THEN horse_number
+      WHEN row_number() OVER (PARTITION BY race_key, horse_number ORDER BY finished DESC NULLS LAST, runner_id) = 1 THEN horse_number
     END AS horse_number,
     matching_name(horse_name) AS name
   FROM runners
@@ -240,9 +240,9 @@ WITH known AS (
     coalesce(s.sectional_400m, CAST(0 AS DOUBLE)) AS sectional_400m,
     coalesce(s.sectional_800m, CAST(0 AS DOUBLE)) AS sectional_800m
   FROM runners AS r
-  LEFT JOIN checkpoints AS p USING (runner_id)
-  LEFT JOIN speed_figures AS f USING (runner_id)
-  LEFT JOIN sectional_matches AS s USING (runner_id)
+  LEFT JOIN checkpoints AS p ON p.runner_id = r.runner_id
+  LEFT JOIN speed_figures AS f ON f.runner_id = r.runner_id
+  LEFT JOIN sectional_matches AS s ON s.runner_id = r.runner_id
   WHERE r.is_starter
 )
 SELECT

@@ -67,7 +67,7 @@ sums AS (
     sum(deceleration) OVER so_far AS deceleration,
     total(count(break_place) OVER so_far) AS break_rows,
     sum(break_place) OVER so_far AS break_place,
-    sum(CAST(break_place AS HUGEINT) * break_place) OVER so_far AS break_squares,
+    sum(wide(break_place) * break_place) OVER so_far AS break_squares,
     total(count(place_200m) OVER so_far) AS place_200m_rows,
     total(sum(place_200m) OVER so_far) AS place_200m,
     total(count(split_400m) OVER so_far) AS split_400m_rows,
@@ -86,11 +86,10 @@ sums AS (
 ),
 -- A start after m measured runs finds their sums at number m.
 counts AS (
-  SELECT s.runner_id, s.race_date, s.career_id, count(f.runner_id) OVER earlier AS measured_runs
+  SELECT s.runner_id, s.race_date, s.career_id, s.is_subject, count(f.runner_id) OVER earlier AS measured_runs
   FROM horse_starts AS s
   LEFT JOIN facts AS f USING (runner_id)
   WINDOW earlier AS (PARTITION BY s.career_id ORDER BY s.runner_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
-  QUALIFY s.is_subject
 )
 SELECT
   runner_id,
@@ -110,6 +109,7 @@ SELECT
   rounded(mean_of(ahead_of_field, split_400m_rows) / exact_fraction(1) / 1000, 4) AS historical_speed_vs_field
 FROM counts
 JOIN sums USING (career_id, measured_runs)
+WHERE counts.is_subject
 ORDER BY runner_id;
 
 -- The row of phase 2, the means, and the features of this phase.

@@ -262,9 +262,9 @@ SELECT
   CASE WHEN r.finished = 1 THEN s.raw_time_seconds END AS raw_time_seconds
 FROM weather_features AS f
 -- Each of these has exactly one row, or none. As left joins they come last, so no earlier join carries their texts.
-LEFT JOIN runners AS r USING (runner_id, race_date)
+LEFT JOIN runners AS r ON r.runner_id = f.runner_id AND r.race_date = f.race_date
 LEFT JOIN jockeys AS j ON j.jockey_name_id = r.jockey_name_id
 LEFT JOIN trainers AS t ON t.trainer_name_id = r.trainer_name_id
 LEFT JOIN cleaned_races AS c ON c.race_key = f.race_key AND c.race_date = f.race_date
-LEFT JOIN sectional_matches AS s USING (runner_id, race_date)
+LEFT JOIN sectional_matches AS s ON s.runner_id = f.runner_id AND s.race_date = f.race_date
 WHERE f.in_dataset;
