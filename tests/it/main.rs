@@ -34,5 +34,6 @@ mod resume;
 mod retry;
 mod sources;
 mod sql_phases;
+mod sql_subset;
 mod support;
 mod types;
