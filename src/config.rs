@@ -165,6 +165,8 @@ pub struct TableConfig {
     pub after_event: bool,
     /// What tells which rows an incremental pull takes: a column that every change sets to the present time, or `xmin`.
     pub watermark: Option<String>,
+    /// The column by whose ranges several connections share it, where it has no pages to be shared by.
+    pub split_by: Option<String>,
     /// What happens to values that do not fit, by column.
     #[serde(default)]
     pub columns: BTreeMap<String, ColumnPolicy>,

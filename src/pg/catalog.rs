@@ -25,6 +25,34 @@ pub struct RelationInfo {
     pub rows_hidden_from: Option<String>,
     /// The tables that hold the rows of a partitioned one, where each can be read by itself with the same result.
     pub leaves: Vec<Leaf>,
+    /// The column by whose values it is cut where it has no pages to be cut by.
+    pub split: Option<SplitKey>,
+}
+
+/// A column by whose values rows are told apart in ranges.
+#[derive(Debug, Clone)]
+pub struct SplitKey {
+    /// Its name.
+    pub column: String,
+    /// How its values are numbers.
+    pub kind: SplitKind,
+    /// About the lowest and the highest value, as places.
+    pub ends: [u64; 2],
+    /// Places between which there are about as many rows, ascending.
+    pub bounds: Vec<u64>,
+    /// Rows in the snapshot, those without a value, too.
+    pub rows: u64,
+}
+
+/// How a column's values are numbers: each has a place, and places are in the order of the values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SplitKind {
+    /// Whole numbers.
+    Integer,
+    /// Days.
+    Date,
+    /// By their first half.
+    Uuid,
 }
 
 /// A table at the bottom of a partitioned one.
@@ -135,6 +163,7 @@ pub async fn describe_table(client: &Client, table: &TableName) -> Result<Relati
         rows_estimated: estimated_rows(tuples),
         rows_hidden_from: relation.get(4),
         leaves: Vec::new(),
+        split: None,
     })
 }
 

@@ -14,7 +14,7 @@ mod service_file;
 mod session;
 mod types;
 
-pub use catalog::{CatalogError, Leaf, RelationInfo, describe_table, has_heap, leaves};
+pub use catalog::{CatalogError, Leaf, RelationInfo, SplitKey, SplitKind, describe_table, has_heap, leaves};
 pub use connect::{ConnectError, is_connection_lost};
 pub use copy_tap::CopyOut;
 pub use database_url::DatabaseUrl;

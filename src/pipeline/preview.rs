@@ -155,6 +155,7 @@ pub async fn preview(
             key: options.key.clone(),
             partition_by: Vec::new(),
             watermark: None,
+            split_by: None,
             columns: BTreeMap::new(),
             parquet: FileEncoding::default(),
         };

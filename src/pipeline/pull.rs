@@ -1,4 +1,4 @@
-//! Source to lake: several sessions share a snapshot and take ctid ranges from one queue; each decodes, and hands
+//! Source to lake: several sessions share a snapshot and take ranges of tables from one queue; each decodes, and hands
 //! record batches to an encoder thread of its own over a bounded queue.
 //!
 //! ```text
@@ -35,7 +35,10 @@ use crate::config::Pipeline;
 use crate::lake::{DataFile, Lake, Manifest, Publication, SnapshotMark, SourceMark, TableLayout, TableWriter, Version};
 use crate::pg::{DatabaseUrl, RelationInfo};
 use crate::progress::{Progress, Step};
-use crate::source::{Backoff, CopyRange, RateLimit, Remedy, SharedSnapshot, SnapshotInfo, SourceError, plan_ranges};
+use crate::source::{
+    Backoff, CopyRange, RateLimit, Remedy, SharedSnapshot, SnapshotInfo, SourceError, Split, has_pages, plan_ranges,
+    plan_split, split_kind,
+};
 use crate::transform::EngineLimits;
 
 /// Snapshots that one pull may begin with.
@@ -399,7 +402,9 @@ impl PullJob<'_> {
             self.progress.warn(self.step, message);
             return Ok(None);
         }
-        let work = self.progress.start(self.step, &table.name, relation.rows_estimated);
+        self.split(snapshot, table, &mut relation).await?;
+        let rows_expected = relation.split.as_ref().map(|key| key.rows).or(relation.rows_estimated);
+        let work = self.progress.start(self.step, &table.name, rows_expected);
         let mark = SourceMark {
             oid: relation.oid,
             columns: column_numbers(snapshot.session(), &relation).await?,
@@ -429,6 +434,43 @@ impl PullJob<'_> {
             drift,
             part: Part::Whole(None),
         }))
+    }
+
+    /// Finds ranges of the declared column for a relation that has no pages.
+    async fn split(
+        &self,
+        snapshot: &SharedSnapshot,
+        table: &TablePull,
+        relation: &mut RelationInfo,
+    ) -> Result<(), PipelineError> {
+        let Some(name) = &table.split_by else { return Ok(()) };
+        let Some(column) = relation.schema.columns.iter().find(|column| column.name == *name) else {
+            return Err(PipelineError::Usage(format!(
+                "{} lacks the column {name}, which is its split_by",
+                table.source
+            )));
+        };
+        let Some(kind) = split_kind(&column.pg_type) else {
+            return Err(PipelineError::Usage(format!(
+                "the split_by of {} is {name}, which is {} and neither an integer nor a date nor a uuid",
+                table.source, column.type_name
+            )));
+        };
+        if has_pages(relation, snapshot.info().server_version) {
+            return Ok(());
+        }
+        match plan_split(snapshot.session(), relation, name, kind, self.connections as u64).await? {
+            Split::By(key) => relation.split = Some(key),
+            Split::Small => {}
+            Split::Computed => {
+                let message = format!(
+                    "{} is copied in one piece: the server would compute all of it for each range of {name}",
+                    table.source
+                );
+                self.progress.warn(self.step, message);
+            }
+        }
+        Ok(())
     }
 
     /// Says what changed in the tables' columns before any row is pulled, or refuses it.
@@ -596,6 +638,9 @@ impl PullJob<'_> {
             into.made_null.resize(share.made_null.len(), 0);
             into.made_null.iter_mut().zip(share.made_null).for_each(|(sum, count)| *sum += count);
         }
+        for (table, share) in pulling.iter().zip(&joined) {
+            check_split(table, share)?;
+        }
         let mut present = BTreeMap::new();
         for (table, share) in pulling.iter().zip(&mut joined) {
             if let Part::KeysOf(index) = table.part {
@@ -681,6 +726,21 @@ impl PullJob<'_> {
         let (lake, schema, runtime) = (self.lake.clone(), Arc::clone(&pulling.schema), Handle::current());
         let write = move || TableWriter::new(&lake, runtime, layout, schema, writer)?.finish(true);
         Ok(tokio::task::spawn_blocking(write).await??)
+    }
+}
+
+/// Holds what came in ranges of a key against the server's count: a row that is in another range whenever it is read
+/// comes twice or not at all.
+fn check_split(pulling: &Pulling, share: &Share) -> Result<(), PipelineError> {
+    match &pulling.relation.split {
+        Some(key) if pulling.condition().is_none() && share.rows_sent != key.rows => Err(SourceError::Unsteady {
+            table: pulling.table.source.clone(),
+            column: key.column.clone(),
+            counted: key.rows,
+            copied: share.rows_sent,
+        }
+        .into()),
+        _ => Ok(()),
     }
 }
 

@@ -151,7 +151,10 @@ fn plan(pulling: &Pulling) -> String {
         Part::Changed(increment) => increment.condition.as_str(),
         Part::KeysOf(_) => "all keys",
     };
-    format!("{} {} {:?} {rows}", pulling.relation.oid, pulling.relation.kind, pulling.relation.schema.columns)
+    let relation = &pulling.relation;
+    // What its ranges mean.
+    let split = relation.split.as_ref().map(|key| key.column.as_str());
+    format!("{} {} {:?} {split:?} {rows}", relation.oid, relation.kind, relation.schema.columns)
 }
 
 /// The journal of a pull under way.

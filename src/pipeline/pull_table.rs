@@ -28,6 +28,8 @@ pub(super) struct TablePull {
     pub(super) partition_by: Vec<PartitionTransform>,
     /// `xmin`, a column, or nothing.
     pub(super) watermark: Option<String>,
+    /// The column by which it is cut where it has no pages.
+    pub(super) split_by: Option<String>,
     pub(super) columns: BTreeMap<String, ColumnPolicy>,
     pub(super) parquet: FileEncoding,
 }
@@ -40,6 +42,7 @@ impl From<&TableConfig> for TablePull {
             key: table.key.clone(),
             partition_by: table.partition_by.clone(),
             watermark: table.watermark.clone(),
+            split_by: table.split_by.clone(),
             columns: table.columns.clone(),
             parquet: table.parquet.clone(),
         }

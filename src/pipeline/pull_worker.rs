@@ -278,10 +278,11 @@ impl TableShare {
 }
 
 fn value_error(pulling: &Pulling, range: CopyRange, source: BuildError) -> PipelineError {
-    let place = match (range.from, range.to) {
-        (0, None) => "a value cannot be held".to_owned(),
-        (from, None) => format!("a value in the pages from {from} on cannot be held"),
-        (from, Some(to)) => format!("a value in the pages {from} to {} cannot be held", to - 1),
+    let place = match (range.from, range.to, &pulling.relation.split) {
+        (0, None, _) => "a value cannot be held".to_owned(),
+        (_, _, Some(key)) => format!("a value in a range of {} cannot be held", key.column),
+        (from, None, None) => format!("a value in the pages from {from} on cannot be held"),
+        (from, Some(to), None) => format!("a value in the pages {from} to {} cannot be held", to - 1),
     };
     let place = match range.leaf.and_then(|leaf| pulling.relation.leaf(leaf)) {
         Some(leaf) => format!("{}: {place}", leaf.table),

@@ -94,7 +94,7 @@ fn copy_statement(relation: &RelationInfo, range: CopyRange, condition: Option<&
         Some(leaf) => format!("ONLY {}", quote_table(&leaf.table)),
         None => quote_table(&relation.schema.table),
     };
-    let conditions: Vec<String> = range.condition().into_iter().chain(condition.map(str::to_owned)).collect();
+    let conditions: Vec<String> = range.condition(relation).into_iter().chain(condition.map(str::to_owned)).collect();
     let rows = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
     format!("COPY (SELECT {} FROM {table}{rows}) TO STDOUT (FORMAT binary)", columns.join(", "))
 }

@@ -73,6 +73,21 @@ pub enum SourceError {
         /// What came.
         received: u64,
     },
+    /// Ranges of a key did not have all rows together.
+    #[error(
+        "{table}: {copied} rows came in ranges of {column}, and it has {counted}: its rows are not the same whenever they \
+         are read, so it cannot have split_by"
+    )]
+    Unsteady {
+        /// The table.
+        table: TableName,
+        /// The column.
+        column: String,
+        /// What the server counted before.
+        counted: u64,
+        /// What came.
+        copied: u64,
+    },
     /// The server went silent in the middle of a copy.
     #[error("copying {table} stalled: no data from the server for {seconds} seconds")]
     Stalled {

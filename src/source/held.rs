@@ -89,22 +89,33 @@ async fn children(session: &Session, relation: &RelationInfo) -> Result<Tables, 
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-/// Those that a plan reads; none when it has nodes of an extension, which may read anything.
-fn planned_children(answer: &[SimpleQueryMessage], table: &TableName) -> Option<Tables> {
+/// The nodes of a plan, as `EXPLAIN (FORMAT JSON)` answers.
+pub(super) fn plan_nodes(answer: &[SimpleQueryMessage]) -> Option<Vec<Value>> {
     let text = answer.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => row.get(0),
         _ => None,
     })?;
+    let mut left = vec![serde_json::from_str::<Value>(text).ok()?.get_mut(0)?.get_mut("Plan")?.take()];
+    let mut nodes = Vec::new();
+    while let Some(mut node) = left.pop() {
+        if let Some(Value::Array(below)) = node.get_mut("Plans").map(Value::take) {
+            left.extend(below);
+        }
+        nodes.push(node);
+    }
+    Some(nodes)
+}
+
+/// Those that a plan reads; none when it has nodes of an extension, which may read anything.
+fn planned_children(answer: &[SimpleQueryMessage], table: &TableName) -> Option<Tables> {
     let mut tables = Tables::new();
-    let mut nodes = vec![serde_json::from_str::<Value>(text).ok()?.get(0)?.get("Plan")?.clone()];
-    while let Some(node) = nodes.pop() {
+    for node in plan_nodes(answer)? {
         if node["Node Type"] == "Custom Scan" {
             return None;
         }
         if let (Some(schema), Some(name)) = (node["Schema"].as_str(), node["Relation Name"].as_str()) {
             tables.insert((schema.to_owned(), name.to_owned()));
         }
-        nodes.extend(node["Plans"].as_array().into_iter().flatten().cloned());
     }
     tables.remove(&(table.schema().to_owned(), table.name().to_owned()));
     Some(tables)

@@ -1,8 +1,9 @@
-//! Cutting a heap into ctid ranges that connections copy one by one.
+//! Cutting a heap into ctid ranges, and what has none into ranges of a key, that connections copy one by one.
 
 use serde::{Deserialize, Serialize};
 
-use crate::pg::{RelationInfo, has_heap};
+use super::split::key_condition;
+use crate::pg::{RelationInfo, SplitKey, has_heap};
 
 /// Heap pages of one range at most: 16 MiB with the usual 8 KiB pages. Small enough that connections finish together,
 /// large enough that starting a COPY does not count.
@@ -12,12 +13,13 @@ const RANGE_PAGES_MIN: u64 = 256;
 /// Before this version the server answers a ctid range by reading the whole table.
 pub(super) const TID_RANGE_SCAN_VERSION: u32 = 140_000;
 
-/// Pages `from..to` of a heap, a table's own or a leaf's; no end means up to the last page, whenever it was added.
+/// Pages `from..to` of a heap, a table's own or a leaf's; no end means up to the last page, whenever it was added. Of a
+/// relation that is split by a key, places of its values, and the range from 0 has the rows without a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopyRange {
-    /// The first page.
+    /// The first page, or place.
     pub from: u64,
-    /// The page after the last, or none for the open end.
+    /// The one after the last, or none for the open end.
     pub to: Option<u64>,
     /// The oid of the leaf of a partitioned table.
     pub leaf: Option<u32>,
@@ -27,8 +29,11 @@ impl CopyRange {
     /// The whole relation.
     pub const ALL: Self = Self { from: 0, to: None, leaf: None };
 
-    /// The condition on `ctid`, or none for the whole relation.
-    pub(super) fn condition(self) -> Option<String> {
+    /// The condition on `ctid` or on the key, or none for the whole relation.
+    pub(super) fn condition(self, relation: &RelationInfo) -> Option<String> {
+        if let (Some(key), None, true) = (&relation.split, self.leaf, self != Self::ALL) {
+            return Some(key_condition(key, self.from, self.to));
+        }
         match self {
             Self { from: 0, to: None, .. } => None,
             Self { from, to: None, .. } => Some(format!("ctid >= '({from},0)'")),
@@ -54,27 +59,40 @@ impl CopyRange {
         [before, after].into_iter().filter(|range| range.from < end(*range)).collect()
     }
 
-    /// Two ranges that cover the same pages of a relation; none where there is only one page, or no heap.
+    /// Two ranges that cover the same rows of a relation; none where there is only one page or value, or neither heap
+    /// nor key.
     pub fn halves(self, relation: &RelationInfo) -> Option<[Self; 2]> {
-        let pages = match self.leaf {
-            Some(leaf) => relation.leaf(leaf)?.pages,
-            None => relation.pages,
+        let [first, end] = match (self.leaf, &relation.split) {
+            (Some(leaf), _) => [0, relation.leaf(leaf)?.pages],
+            (None, Some(SplitKey { ends: [lowest, highest], .. })) => [*lowest, *highest],
+            (None, None) => [0, relation.pages],
         };
-        let middle = self.from.midpoint(self.to.unwrap_or(pages));
+        let first = self.from.max(first);
+        let middle = first.midpoint(self.to.unwrap_or(end));
         let halves = [Self { to: Some(middle), ..self }, Self { from: middle, ..self }];
-        (middle > self.from).then_some(halves)
+        (middle > first).then_some(halves)
     }
 }
 
-/// Cuts a relation, or its leaves, into ranges that `connections` can share; one range where ctid cannot serve (views,
-/// partitioned tables whose leaves cannot be read by themselves, servers before 14).
+/// Whether a relation, or each of its leaves, can be read by pages: not so views, foreign tables, partitioned tables
+/// whose leaves cannot be read by themselves, and servers before 14.
+pub fn has_pages(relation: &RelationInfo, server_version: u32) -> bool {
+    server_version >= TID_RANGE_SCAN_VERSION && (has_heap(relation.kind) || !relation.leaves.is_empty())
+}
+
+/// Cuts a relation, or its leaves, into ranges that `connections` can share; where it has no pages, by its key if it has
+/// one, and else one range.
 pub fn plan_ranges(relation: &RelationInfo, server_version: u32, connections: u64) -> Vec<CopyRange> {
-    if server_version < TID_RANGE_SCAN_VERSION {
+    if let Some(key) = &relation.split {
+        let starts = std::iter::once(0).chain(key.bounds.iter().copied());
+        let ends = key.bounds.iter().copied().map(Some).chain([None]);
+        return starts.zip(ends).map(|(from, to)| CopyRange { from, to, leaf: None }).collect();
+    }
+    if !has_pages(relation, server_version) {
         return vec![CopyRange::ALL];
     }
     let heaps: Vec<(Option<u32>, u64)> = match relation.leaves.as_slice() {
-        [] if has_heap(relation.kind) => vec![(None, relation.pages)],
-        [] => return vec![CopyRange::ALL],
+        [] => vec![(None, relation.pages)],
         leaves => leaves.iter().map(|leaf| (Some(leaf.oid), leaf.pages)).collect(),
     };
     let of_heap = |(leaf, heap): (Option<u32>, u64)| {
@@ -89,12 +107,13 @@ pub fn plan_ranges(relation: &RelationInfo, server_version: u32, connections: u6
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pg::Leaf;
+    use crate::pg::{Leaf, SplitKind};
     use crate::schema::{TableName, TableSchema};
 
     fn relation(kind: char, pages: u64) -> RelationInfo {
         let schema = TableSchema { table: TableName::new("public", "t"), columns: Vec::new() };
-        RelationInfo { schema, oid: 1, kind, pages, rows_estimated: None, rows_hidden_from: None, leaves: Vec::new() }
+        let (rows_estimated, rows_hidden_from, leaves, split) = (None, None, Vec::new(), None);
+        RelationInfo { schema, oid: 1, kind, pages, rows_estimated, rows_hidden_from, leaves, split }
     }
 
     #[test]
@@ -161,6 +180,43 @@ mod tests {
         );
         assert_eq!(range(7, 0, None).halves(&parted), None);
         assert_eq!((plan_ranges(&parted, 130_000, 2), parted.size()), (vec![CopyRange::ALL], 1 + 2 * RANGE_PAGES_MIN));
+    }
+
+    #[test]
+    fn a_view_with_a_key_is_cut_by_it_and_halved_down_to_one_value() {
+        let mut view = relation('v', 0);
+        let place = |value: u64| (1 << 63) + value;
+        view.split = Some(SplitKey {
+            column: "Id".to_owned(),
+            kind: SplitKind::Integer,
+            ends: [place(10), place(41)],
+            bounds: vec![place(20), place(30)],
+            rows: 3,
+        });
+        let range = |from, to| CopyRange { from, to, leaf: None };
+        let ranges = plan_ranges(&view, 130_000, 2);
+        assert_eq!(ranges, [range(0, Some(place(20))), range(place(20), Some(place(30))), range(place(30), None)]);
+        let conditions: Vec<_> = ranges.iter().map(|range| range.condition(&view).unwrap_or_default()).collect();
+        assert_eq!(
+            conditions,
+            [r#"("Id" < '20' OR "Id" IS NULL)"#, r#"("Id" >= '20' AND "Id" < '30')"#, r#"("Id" >= '30')"#]
+        );
+        assert_eq!(CopyRange::ALL.condition(&view), None);
+        let mut left = vec![CopyRange::ALL];
+        let mut whole = Vec::new();
+        while let Some(range) = left.pop() {
+            match range.halves(&view) {
+                Some(halves) => left.extend(halves),
+                None => whole.push(range),
+            }
+        }
+        for value in 10..41 {
+            let place = place(value);
+            let with = |range: &&CopyRange| range.from <= place && range.to.is_none_or(|to| place < to);
+            assert_eq!(whole.iter().filter(with).count(), 1, "{value} in {whole:?}");
+        }
+        assert!((30..40).contains(&whole.len()) && whole.iter().any(|range| range.from == 0), "{whole:?}");
+        assert!(whole.iter().any(|range| range.to.is_none()));
     }
 
     #[test]

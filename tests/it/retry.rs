@@ -67,6 +67,31 @@ fn said(child: &mut Child, text: &str) -> Result<String> {
     anyhow::bail!("it never said {text}: {seen}")
 }
 
+/// What the first connections of a pull meet.
+fn faults(seed: u64) -> Vec<Fault> {
+    let mut random = ChaCha12Rng::seed_from_u64(seed);
+    (0..8)
+        .map(|number| {
+            let most = if random.random_bool(0.3) { 12_000 } else { 3_000_000 };
+            let bytes = random.random_range(0..most);
+            match random.random_range(0..4) {
+                // The first connection has the snapshot; it lives to see others, or there is no pull yet.
+                kind if number == 0 => {
+                    if kind == 0 {
+                        Fault::None
+                    } else {
+                        Fault::ResetAt(1 + kind)
+                    }
+                }
+                _ if number > 3 => Fault::None,
+                0 => Fault::Slow(Duration::from_micros(random.random_range(0..500))),
+                1 | 2 => Fault::Reset(bytes),
+                _ => Fault::End(bytes),
+            }
+        })
+        .collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_row_arrives_once_however_connections_break() -> Result<()> {
     let db = TestDb::new("breaks").await?;
@@ -75,27 +100,7 @@ async fn every_row_arrives_once_however_connections_break() -> Result<()> {
     let wanted = digest(&client).await?;
     let (mut repeated, mut lost) = (0, 0);
     for seed in 0..30 {
-        let mut random = ChaCha12Rng::seed_from_u64(seed);
-        let faults: Vec<Fault> = (0..8)
-            .map(|number| {
-                let most = if random.random_bool(0.3) { 12_000 } else { 3_000_000 };
-                let bytes = random.random_range(0..most);
-                match random.random_range(0..4) {
-                    // The first connection has the snapshot; it lives to see others, or there is no pull yet.
-                    kind if number == 0 => {
-                        if kind == 0 {
-                            Fault::None
-                        } else {
-                            Fault::ResetAt(1 + kind)
-                        }
-                    }
-                    _ if number > 3 => Fault::None,
-                    0 => Fault::Slow(Duration::from_micros(random.random_range(0..500))),
-                    1 | 2 => Fault::Reset(bytes),
-                    _ => Fault::End(bytes),
-                }
-            })
-            .collect();
+        let faults = faults(seed);
         let planned = faults.clone();
         let proxy =
             Proxy::start(cluster().port(), move |number| planned.get(number).copied().unwrap_or(Fault::None)).await?;
@@ -110,6 +115,54 @@ async fn every_row_arrives_once_however_connections_break() -> Result<()> {
         assert_eq!(workspace.lake_files("tables").len() as u64, files, "files that nobody names, seed {seed}: {ran:?}");
     }
     assert!(repeated > 0 && lost > 0, "{repeated} ranges repeated, {lost} snapshots lost: the seeds try too little");
+    Ok(())
+}
+
+/// Its key is null for some rows, and one value for many.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_row_of_a_view_in_ranges_arrives_once_however_connections_break() -> Result<()> {
+    const SUMS: &str = "SELECT count(*) || ' ' || count(DISTINCT n) || ' ' || sum(n) || ' ' || count(id) || ' ' || sum(id) AS v FROM seen";
+    let db = TestDb::new("view_breaks").await?;
+    let client = db.client().await?;
+    client
+        .batch_execute(
+            "CREATE TABLE base AS SELECT n, CASE WHEN n % 10 = 0 THEN NULL WHEN n % 3 = 0 THEN 7 ELSE n END AS id, \
+                    repeat('x', 60) AS note FROM generate_series(1, 200000) AS n;
+             CREATE VIEW seen AS SELECT id, n, upper(note) AS note FROM base",
+        )
+        .await?;
+    let wanted: String = client.query_one(SUMS, &[]).await?.get(0);
+    let pipeline = "[[tables]]\nname = \"seen\"\nsplit_by = \"id\"\n[dataset]\nname = \"d\"\nkey = [\"id\"]\nphases = \"sql\"\n\
+        [target]\ntable = \"d\"\nbackup = \"b\"\n";
+    let pull = |url: &str, jobs: &str| {
+        let workspace = Workspace::at(url)?;
+        std::fs::write(workspace.path().join("pipeline.toml"), pipeline)?;
+        let child = workspace.command(["--json", "pull", "--jobs", jobs, "--max-rate", "8"]).spawn()?;
+        anyhow::Ok((workspace, child))
+    };
+    let check = |workspace: &Workspace, child: Child| {
+        let report = Ran::from(child.wait_with_output()?).ok()?.json()?;
+        let found = workspace.run(["query", SUMS, "--format", "json"])?.ok()?.json()?;
+        assert_eq!(found[0]["v"], wanted.as_str(), "{report}");
+        let files = report["tables"]["seen"]["files"].as_u64().context("files")?;
+        assert_eq!(workspace.lake_files("tables").len() as u64, files, "files that nobody names: {report}");
+        report["repeated_ranges"].as_u64().context("repeated_ranges")
+    };
+    let mut repeated = 0;
+    for seed in 0..6 {
+        let planned = faults(seed);
+        let proxy =
+            Proxy::start(cluster().port(), move |number| planned.get(number).copied().unwrap_or(Fault::None)).await?;
+        let (workspace, child) = pull(&db.url().replace(&cluster().port().to_string(), &proxy.port.to_string()), "3")?;
+        repeated += check(&workspace, child).with_context(|| format!("seed {seed}, {:?}", faults(seed)))?;
+    }
+    assert!(repeated > 0, "the seeds try too little");
+
+    // A statement that takes too long is halved.
+    let (workspace, child) = pull(db.url(), "1")?;
+    let process = copying(&client, "racealpha pull").await?;
+    client.execute("SELECT pg_cancel_backend($1)", &[&process]).await?;
+    assert!(check(&workspace, child)? >= 2);
     Ok(())
 }
 

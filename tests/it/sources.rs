@@ -1,5 +1,7 @@
 //! Tables of every kind and name, and columns whose values need a setting.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result};
 use serde_json::Value;
 
@@ -207,6 +209,74 @@ async fn a_partitioned_table_is_copied_leaf_by_leaf_by_those_who_may_read_them()
         assert_eq!(value(&workspace, sql)?, Value::String(wanted.clone()), "{url}");
     }
     client.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await?;
+    Ok(())
+}
+
+/// Views and a foreign table, by keys of every kind, with nulls, infinities and a value that many rows have.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_no_pages_is_shared_by_ranges_of_its_declared_key() -> Result<()> {
+    let db = TestDb::new("ranges").await?;
+    let client = db.client().await?;
+    client
+        .batch_execute(
+            "CREATE EXTENSION file_fdw; CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
+             CREATE TABLE base AS SELECT n, repeat('v', 20) AS v FROM generate_series(1, 120000) n;
+             CREATE VIEW by_number AS SELECT CASE WHEN n % 9 = 0 THEN NULL WHEN n % 2 = 0 THEN -7 ELSE n % 30000 END::smallint AS k, n, v FROM base;
+             CREATE VIEW by_day AS SELECT n, v, CASE WHEN n % 7 = 0 THEN NULL WHEN n = 5 THEN 'infinity' WHEN n = 6 THEN '-infinity'
+                 ELSE date '0001-06-01 BC' + n END::date AS k FROM base;
+             CREATE VIEW by_uuid AS SELECT md5(n::text)::uuid AS k, n, v FROM base;
+             CREATE VIEW numbered AS SELECT row_number() OVER () AS k, n, v FROM base;
+             CREATE VIEW first_of AS SELECT DISTINCT ON (n % 110000) n AS k, n, v FROM base ORDER BY n % 110000, n;
+             CREATE VIEW unsteady AS SELECT k, k AS n, 'v' AS v FROM generate_series(1, 110000 + pg_backend_pid() % 100000) k;
+             CREATE FOREIGN TABLE far (k int, n int, v text) SERVER files
+                 OPTIONS (program 'seq 1 120000 | sed s/.*/\\&,\\&,vvvv/', format 'csv');
+             CREATE TABLE plain AS TABLE base",
+        )
+        .await?;
+    let table = |name: &str, key: &str| format!("[[tables]]\nname = \"{name}\"\nsplit_by = \"{key}\"\n");
+    let shared = ["by_number", "by_day", "by_uuid", "far"];
+    let whole = ["numbered", "first_of"];
+    let tables: String = shared.iter().chain(&whole).map(|name| table(name, "k")).collect();
+    let workspace = Workspace::at(db.url())?;
+    let file = workspace.path().join("pipeline.toml");
+    std::fs::write(&file, format!("{tables}{}{REST}", table("plain", "n")))?;
+    let mut child = workspace.command(["--json", "pull", "--max-rate", "4"]).spawn()?;
+    // A session that has copied a range shows it until the next one.
+    let copies = "SELECT query FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'COPY%'";
+    let mut seen = BTreeSet::new();
+    while child.try_wait()?.is_none() {
+        seen.extend(client.query(copies, &[]).await?.iter().map(|row| row.get::<_, String>(0)));
+    }
+    let ran = Ran::from(child.wait_with_output()?).ok()?;
+    let copied = |name: &str, how: &str| {
+        let from = format!("\"{name}\"");
+        seen.iter().any(|query| query.contains(&from) && query.contains(how))
+    };
+    for name in shared {
+        assert!(copied(name, " WHERE (\"k\" "), "{name}: {seen:#?}");
+    }
+    for name in whole {
+        assert!(!copied(name, " WHERE "), "{name}: {seen:#?}");
+        let warning = format!("public.{name} is copied in one piece: the server would compute all of it");
+        assert!(ran.stderr.contains(&warning), "{}", ran.stderr);
+    }
+    for name in shared.iter().chain(&whole) {
+        let sql = format!(
+            "SELECT count(*) || ' ' || count(DISTINCT n) || ' ' || count(k) || ' ' || min(n) || ' ' || max(n) FROM {name}"
+        );
+        let wanted: String = client.query_one(&sql, &[]).await?.get(0);
+        assert_eq!(value(&workspace, &sql)?, Value::String(wanted), "{name}");
+    }
+
+    for (tables, code, message) in [
+        (table("unsteady", "k"), 1, "public.unsteady: "),
+        (table("by_day", "v"), 2, "the split_by of public.by_day is v, which is text and neither"),
+        (table("by_day", "nosuch"), 2, "public.by_day lacks the column nosuch, which is its split_by"),
+    ] {
+        let (workspace, ran) = pull(db.url(), &tables)?;
+        assert!(ran.code == Some(code) && ran.stderr.contains(message), "{ran:?}");
+        assert!(workspace.lake_files("manifest").is_empty(), "{ran:?}");
+    }
     Ok(())
 }
 
