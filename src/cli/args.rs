@@ -122,7 +122,7 @@ pub(super) enum Command {
     )]
     Serve(ServeArguments),
     /// Makes the synthetic source: loads it into a database, or writes CSV files
-    #[command(after_help = "Example: racealpha fixtures --races 20000 --load postgres://…/scratch")]
+    #[command(after_help = "Example: racealpha fixtures --races 20000 --load")]
     Fixtures(FixtureArguments),
     /// Shows everything on a private PostgreSQL with synthetic data
     #[command(after_help = "Example: racealpha demo --races 20000 --keep")]
@@ -339,9 +339,10 @@ pub(super) struct FixtureArguments {
     /// The same seed gives the same rows
     #[arg(long, value_name = "S", default_value_t = 1)]
     pub(super) seed: u64,
-    /// The database to load into [default: $DATABASE_URL]; it must not have the tables yet
-    #[arg(long, value_name = "URL", conflicts_with = "out")]
-    pub(super) load: Option<String>,
+    /// Loads into a database that must not have the tables yet: $DATABASE_URL, or URL, whose password others would see in
+    /// the list of processes
+    #[arg(long, value_name = "URL", num_args = 0..=1, conflicts_with = "out")]
+    pub(super) load: Option<Option<String>>,
     /// Writes CSV files into this folder instead
     #[arg(long, value_name = "FOLDER")]
     pub(super) out: Option<PathBuf>,

@@ -173,8 +173,8 @@ async fn fixtures_command(context: &Context, arguments: FixtureArguments, output
         tokio::task::spawn_blocking(write).await?.map_err(PipelineError::from)?
     } else {
         let url: DatabaseUrl = match &arguments.load {
-            Some(url) => DatabaseUrl::resolve(url, &early_setting).map_err(PipelineError::from)?,
-            None => context.settings.source()?.clone(),
+            Some(Some(url)) => DatabaseUrl::resolve(url, &early_setting).map_err(PipelineError::from)?,
+            Some(None) | None => context.settings.source()?.clone(),
         };
         let mut session = Session::open_lasting(&url, "fixtures").await.map_err(PipelineError::from)?;
         fixtures::load(&mut session, &options, &context.progress, &context.cancel).await.map_err(PipelineError::from)?
