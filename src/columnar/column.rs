@@ -241,10 +241,12 @@ impl ColumnBuilder {
                     Ok(())
                 })
             }),
-            Self::Text(builder) | Self::Bytea(builder) => builder.extend(values).map_err(|reason| (0, reason)),
-            Self::Versioned { builder, what } => {
-                each(values, |value| builder.extend(iter::once(value.map(|field| versioned(field, what)).transpose()?)))
-            }
+            Self::Text(builder) => builder.extend_text(values),
+            Self::Bytea(builder) => builder.extend(values).map_err(|reason| (0, reason)),
+            Self::Versioned { builder, what } => each(values, |value| {
+                let text = value.map(|field| versioned(field, what)).transpose()?;
+                builder.extend_text(iter::once(text)).map_err(|(_, reason)| reason)
+            }),
             Self::Interval { months, days, micros, validity } => each(values, |value| {
                 validity.append(value.is_some());
                 let parts = value.map(interval_from_wire).transpose()?;

@@ -98,6 +98,21 @@ impl Bytes {
         self.check(i32::MAX as usize)
     }
 
+    /// Appends a column of texts, checked all at once while they are near; the error carries the bad one's place in it.
+    pub(super) fn extend_text<'a>(
+        &mut self,
+        values: impl Iterator<Item = Option<&'a [u8]>>,
+    ) -> Result<(), (usize, FieldError)> {
+        let (begin, start) = (self.offsets.len() - 1, self.values.len());
+        self.extend(values).map_err(|reason| (0, reason))?;
+        let ends = &self.offsets[begin + 1..];
+        let ends_well = |text: &str| ends.iter().all(|end| text.is_char_boundary(place(*end).saturating_sub(start)));
+        if str::from_utf8(&self.values[start..]).is_ok_and(ends_well) {
+            return Ok(());
+        }
+        Err((first_bad(&self.values, &self.offsets[begin..]), FieldError::Utf8))
+    }
+
     pub(super) fn push_null(&mut self) {
         self.validity.push(false);
         self.end_value();
@@ -145,12 +160,17 @@ impl Bytes {
     /// its place comes with the error.
     pub(super) fn finish_text(&mut self) -> Result<StringArray, (usize, FieldError)> {
         let (offsets, values, nulls) = self.take();
-        StringArray::try_new(offsets.clone(), values.clone(), nulls).map_err(|_: ArrowError| {
-            let is_bad = |ends: &[i32]| {
-                let [start, end] = [ends[0], ends[1]].map(|at| usize::try_from(at).unwrap_or(0));
-                std::str::from_utf8(&values[start..end]).is_err()
-            };
-            (offsets.windows(2).position(is_bad).unwrap_or(0), FieldError::Utf8)
-        })
+        StringArray::try_new(offsets.clone(), values.clone(), nulls)
+            .map_err(|_: ArrowError| (first_bad(&values, &offsets), FieldError::Utf8))
     }
+}
+
+fn place(offset: i32) -> usize {
+    usize::try_from(offset).unwrap_or(0)
+}
+
+/// The first value between two offsets that is not UTF-8.
+fn first_bad(values: &[u8], offsets: &[i32]) -> usize {
+    let is_bad = |ends: &[i32]| str::from_utf8(&values[place(ends[0])..place(ends[1])]).is_err();
+    offsets.windows(2).position(is_bad).unwrap_or(0)
 }

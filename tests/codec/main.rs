@@ -115,8 +115,9 @@ fn any_bytes_give_values_or_a_named_error() {
             assert!(used.bytes_max < MEMORY_MAX, "{name}, round {round}, seed {SEED}: {used:?}");
             match result {
                 Ok(_) => decoded += 1,
-                Err(Refused::Value(BuildError::Value { column, .. })) => {
+                Err(Refused::Value(BuildError::Value { column, byte, .. })) => {
                     assert_eq!(column, "c");
+                    assert!(byte.is_some(), "{name}, round {round}, seed {SEED}: no place");
                     refused += 1;
                 }
                 Err(Refused::Value(error)) => panic!("{name}, round {round}, seed {SEED}: {error:?}"),
@@ -161,4 +162,13 @@ fn an_error_says_where() {
     let refused = decode(&table(PgType::Bool), &bytes, bytes.len()).unwrap_err();
     let Refused::Value(error) = refused else { panic!("{refused:?}") };
     assert_eq!(error.to_string(), "column c, row 1: 2 bytes instead of 1 (byte 32 of the stream)");
+
+    // The halves of one character are no texts, though together they are one.
+    let mut bytes = COPY_HEADER.to_vec();
+    bytes.extend(b"\0\x01\0\0\0\x02ok\0\x01\0\0\0\x01\xC3\0\x01\0\0\0\x01\xA9");
+    for text in [PgType::Text, PgType::ViaText] {
+        let refused = decode(&table(text), &bytes, bytes.len()).unwrap_err();
+        let Refused::Value(error) = refused else { panic!("{refused:?}") };
+        assert_eq!(error.to_string(), "column c, row 1: text that is not valid UTF-8 (byte 33 of the stream)");
+    }
 }
