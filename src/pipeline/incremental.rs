@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{AsArray, BooleanArray, RecordBatch};
+use arrow::array::{AsArray, BooleanArray};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use futures::StreamExt;
@@ -33,6 +33,8 @@ const OVERLAP: &str = "1 minute";
 const TRANSACTIONS_MAX: u64 = 2_000_000_000;
 /// Files of a partition beyond which they become one.
 const PARTITION_FILES_MAX: usize = 16;
+/// Rows of a file of which it is known at once which are dropped, one byte each.
+const WINDOW_ROWS: usize = 1 << 16;
 /// `text` and `varchar`: of types held as text, those whose equal values are the same bytes.
 const TEXT_OIDS: [u32; 2] = [25, 1043];
 /// Columns that DuckDB adds to the rows of files.
@@ -300,8 +302,30 @@ pub(super) struct Merge {
 /// Nulls of columns that were counted.
 type Nulls = BTreeMap<String, u64>;
 
-/// Places of rows in a file that are no longer part of the table, ascending.
-type Dropped = Vec<u64>;
+/// Rows of the old files that are no longer part of the table. DuckDB keeps their places, in memory up to its limit and
+/// beyond it on disk, so that there may be any number of them.
+struct Dropped {
+    engine: Engine,
+    /// Of each file that has some, by its path: its number, and how many.
+    files: BTreeMap<String, (usize, u64)>,
+}
+
+impl Dropped {
+    /// Which of [`WINDOW_ROWS`] rows of a file, from one on, are dropped.
+    fn window(&self, number: usize, from: u64) -> Result<Vec<bool>, PipelineError> {
+        let mut gone = vec![false; WINDOW_ROWS];
+        let sql = format!(
+            "SELECT place - {from} FROM dropped WHERE file = {number} AND place >= {from} AND place < {from} + {WINDOW_ROWS}"
+        );
+        self.engine.stream(&sql, |_, batch| {
+            for place in batch.column(0).as_primitive::<Int64Type>().values() {
+                gone[usize::try_from(*place).expect("places are those of the window")] = true;
+            }
+            Ok::<(), PipelineError>(())
+        })?;
+        Ok(gone)
+    }
+}
 
 impl Merge {
     /// The files of the merged table, none when it has no row left.
@@ -316,29 +340,33 @@ impl Merge {
             removed: self.present.as_ref().map(|_| 0),
             ..Merged::default()
         };
-        let mut dropped = self.find_dropped(&mut merged)?;
-        let mut partitions: BTreeMap<BTreeMap<String, String>, Vec<(DataFile, Dropped)>> = BTreeMap::new();
+        let engine = Engine::open(None, &self.limits, self.cancel.clone())?;
+        let _watch = engine.watch_cancel(&self.runtime);
+        let dropped = self.find_dropped(engine, &mut merged)?;
+        // Files with the number under which rows of them are dropped.
+        let mut partitions: BTreeMap<BTreeMap<String, String>, Vec<(DataFile, Option<usize>)>> = BTreeMap::new();
         for file in std::mem::take(&mut self.old) {
-            let places = dropped.remove(&file.path).unwrap_or_default();
-            if u64::try_from(places.len()).is_ok_and(|count| count == file.rows) {
-                merged.files_rewritten += 1;
-            } else {
-                partitions.entry(file.partition.clone()).or_default().push((file, places));
+            match dropped.files.get(&file.path) {
+                Some((_, count)) if *count == file.rows => merged.files_rewritten += 1,
+                found => {
+                    let number = found.map(|(number, _)| *number);
+                    partitions.entry(file.partition.clone()).or_default().push((file, number));
+                }
             }
         }
         let received: BTreeSet<String> = self.received.iter().map(|file| file.path.clone()).collect();
         for file in std::mem::take(&mut self.received) {
-            partitions.entry(file.partition.clone()).or_default().push((file, Dropped::new()));
+            partitions.entry(file.partition.clone()).or_default().push((file, None));
         }
         let (mut files, mut rewritten) = (Vec::new(), Vec::new());
         for group in partitions.into_values() {
             let compact = group.len() > PARTITION_FILES_MAX;
-            for (file, places) in group {
-                let (rewrite, is_old) = (compact || !places.is_empty(), !received.contains(&file.path));
+            for (file, number) in group {
+                let (rewrite, is_old) = (compact || number.is_some(), !received.contains(&file.path));
                 merged.files_rewritten += usize::from(rewrite && is_old);
                 merged.files_kept += usize::from(!rewrite && is_old);
                 if rewrite {
-                    rewritten.push((file, places));
+                    rewritten.push((file, number));
                 } else {
                     files.push(file);
                 }
@@ -347,8 +375,8 @@ impl Merge {
         let (lake, runtime) = (&self.lake, &self.runtime);
         let mut writer =
             TableWriter::new(lake, runtime.clone(), self.layout.clone(), Arc::clone(&self.schema), self.writer)?;
-        for (file, places) in &rewritten {
-            self.copy_rest(file, places, &mut writer)?;
+        for (file, number) in &rewritten {
+            self.copy_rest(file, number.map(|number| (&dropped, number)), &mut writer)?;
         }
         for (file, _) in rewritten.iter().filter(|(file, _)| received.contains(&file.path)) {
             runtime.block_on(lake.delete(&file.object()?))?;
@@ -356,12 +384,12 @@ impl Merge {
         files.extend(writer.finish(false)?);
         files.sort_by(|a, b| a.path.cmp(&b.path));
         let has_dropped = merged.replaced > 0 || merged.removed.is_some_and(|removed| removed > 0);
-        let nulls = if has_dropped { self.count_nulls(&files)? } else { Nulls::new() };
+        let nulls = if has_dropped { self.count_nulls(&dropped.engine, &files)? } else { Nulls::new() };
         Ok((files, merged, nulls))
     }
 
     /// Nulls of the columns that are counted, but for those whose name DuckDB may take for another's.
-    fn count_nulls(&self, files: &[DataFile]) -> Result<Nulls, PipelineError> {
+    fn count_nulls(&self, engine: &Engine, files: &[DataFile]) -> Result<Nulls, PipelineError> {
         let fields = self.schema.fields();
         let is_alone =
             |column: &&String| fields.iter().filter(|field| field.name().eq_ignore_ascii_case(column)).count() == 1;
@@ -369,8 +397,6 @@ impl Merge {
         if columns.is_empty() || files.is_empty() {
             return Ok(columns.into_iter().map(|column| (column.clone(), 0)).collect());
         }
-        let engine = Engine::open(None, &self.limits, self.cancel.clone())?;
-        let _watch = engine.watch_cancel(&self.runtime);
         let files = self.read_list(files);
         let count = |column: &String| {
             let sql = format!("SELECT count(*) FROM read_parquet({files}) WHERE {} IS NULL", quote_ident(column));
@@ -385,9 +411,9 @@ impl Merge {
         format!("[{}], hive_partitioning = false", paths.collect::<Vec<_>>().join(", "))
     }
 
-    /// Rows of the old files whose key was received again or is gone. DuckDB finds them, because it can spill.
-    fn find_dropped(&self, merged: &mut Merged) -> Result<BTreeMap<String, Dropped>, PipelineError> {
-        let mut dropped: BTreeMap<String, Dropped> = BTreeMap::new();
+    /// Rows of the old files whose key was received again or is gone.
+    fn find_dropped(&self, engine: Engine, merged: &mut Merged) -> Result<Dropped, PipelineError> {
+        let mut dropped = Dropped { engine, files: BTreeMap::new() };
         if self.old.is_empty() || (self.received.is_empty() && self.present.is_none()) {
             return Ok(dropped);
         }
@@ -414,62 +440,62 @@ impl Merge {
             };
             parts.push(format!("SELECT filename, file_row_number, true AS is_gone FROM {old}{but}"));
         }
-        let paths: BTreeMap<String, &str> = self
-            .old
-            .iter()
-            .map(|file| (self.lake.local_path(&file.path).display().to_string(), file.path.as_str()))
-            .collect();
-        let engine = Engine::open(None, &self.limits, self.cancel.clone())?;
-        let _watch = engine.watch_cancel(&self.runtime);
-        engine.stream(&parts.join(" UNION ALL "), |_, batch| {
-            take_places(&batch, &paths, &mut dropped, merged);
-            Ok::<(), PipelineError>(())
-        })?;
-        for places in dropped.values_mut() {
-            places.sort_unstable();
+        let numbered = self.old.iter().enumerate().map(|(number, file)| {
+            format!("({number}, {})", quote_literal(&self.lake.local_path(&file.path).display().to_string()))
+        });
+        // In order, so that a window is read without the others.
+        dropped.engine.execute(&format!(
+            "CREATE TEMP TABLE dropped AS SELECT number AS file, file_row_number AS place, is_gone FROM ({}) AS found \
+             JOIN (VALUES {}) AS files (number, path) ON filename = path ORDER BY file, place",
+            parts.join(" UNION ALL "),
+            numbered.collect::<Vec<_>>().join(", ")
+        ))?;
+        let counts = "SELECT file::BIGINT, count(*), count(*) FILTER (is_gone) FROM dropped GROUP BY ALL";
+        let (_, batches) = dropped.engine.query(counts)?;
+        for batch in &batches {
+            let [files, rows, gone] = [0, 1, 2].map(|column| batch.column(column).as_primitive::<Int64Type>().values());
+            for ((file, rows), gone) in files.iter().zip(rows).zip(gone) {
+                let [rows, gone] = [rows, gone].map(|count| u64::try_from(*count).expect("a count is not negative"));
+                let number = usize::try_from(*file).expect("files are numbered from 0");
+                dropped.files.insert(self.old[number].path.clone(), (number, rows));
+                merged.replaced += rows - gone;
+                merged.removed = merged.removed.map(|removed| removed + gone);
+            }
         }
         Ok(dropped)
     }
 
     /// Writes the rows of a file that stay.
-    fn copy_rest(&self, file: &DataFile, places: &[u64], writer: &mut TableWriter) -> Result<(), PipelineError> {
+    fn copy_rest(
+        &self,
+        file: &DataFile,
+        dropped: Option<(&Dropped, usize)>,
+        writer: &mut TableWriter,
+    ) -> Result<(), PipelineError> {
         let mut batches = Box::pin(self.runtime.block_on(read_file(&self.lake, file))?);
-        let (mut place, mut dropped) = (0_u64, places.iter().copied().peekable());
+        let (mut place, mut window) = (0, Vec::new().into_iter());
         while let Some(batch) = self.runtime.block_on(batches.next()) {
             if self.cancel.is_cancelled() {
                 return Err(PipelineError::Cancelled);
             }
             let batch = batch?;
-            let stays: BooleanArray = (0..batch.num_rows())
-                .map(|_| {
-                    let goes = dropped.next_if_eq(&place).is_some();
-                    place += 1;
-                    Some(!goes)
-                })
-                .collect();
-            let rest = filter_record_batch(&batch, &stays)
+            let Some((dropped, number)) = dropped else {
+                writer.write(batch)?;
+                continue;
+            };
+            let mut stays = Vec::with_capacity(batch.num_rows());
+            while stays.len() < batch.num_rows() {
+                if window.len() == 0 {
+                    window = dropped.window(number, place)?.into_iter();
+                }
+                let before = stays.len();
+                stays.extend(window.by_ref().take(batch.num_rows() - before).map(|is_gone| !is_gone));
+                place += (stays.len() - before) as u64;
+            }
+            let rest = filter_record_batch(&batch, &BooleanArray::from(stays))
                 .map_err(|source| PipelineError::Output { path: file.path.clone(), source: source.into() })?;
             writer.write(rest)?;
         }
         Ok(())
-    }
-}
-
-fn take_places(
-    batch: &RecordBatch,
-    paths: &BTreeMap<String, &str>,
-    dropped: &mut BTreeMap<String, Dropped>,
-    merged: &mut Merged,
-) {
-    let (names, places) = (batch.column(0).as_string::<i32>(), batch.column(1).as_primitive::<Int64Type>());
-    let gone = batch.column(2).as_boolean();
-    for row in 0..batch.num_rows() {
-        let path = paths.get(names.value(row)).expect("DuckDB names files as they were named to it");
-        let place = u64::try_from(places.value(row)).expect("rows of a file are numbered from 0");
-        dropped.entry((*path).to_owned()).or_default().push(place);
-        match merged.removed.as_mut().filter(|_| gone.value(row)) {
-            Some(removed) => *removed += 1,
-            None => merged.replaced += 1,
-        }
     }
 }

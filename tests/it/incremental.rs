@@ -323,6 +323,32 @@ async fn only_what_changed_is_received_and_only_its_files_are_written() -> Resul
     Ok(())
 }
 
+/// Files of more rows than are looked at together when some of them are taken out.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_taken_out_of_large_files_wherever_they_are() -> Result<()> {
+    const SUMS: &str =
+        "SELECT count(*) || ' ' || sum(id) || ' ' || sum(points) || ' ' || count(DISTINCT id) AS v FROM t";
+    let (_server, url) = quiet_server().await?;
+    let client = connect(&url).await?;
+    client.batch_execute(TABLE).await?;
+    client.batch_execute("INSERT INTO t SELECT i, '2020-01-01', NULL, 1 FROM generate_series(1, 300000) i").await?;
+    let puller = Puller::new(&url, "xmin")?;
+    puller.pull(ALL).await?;
+    client
+        .batch_execute(
+            "DELETE FROM t WHERE id % 777 = 0 OR id BETWEEN 60000 AND 140000; UPDATE t SET points = 2 WHERE id % 1000 = 1",
+        )
+        .await?;
+    let changed = puller.pull(CHANGED_AND_GONE).await?;
+    let merged = merged(&changed)?;
+    assert!(merged.files_rewritten > 0 && merged.removed >= Some(80_000) && merged.replaced >= 200, "{merged:?}");
+    let wanted: String = client.query_one(SUMS, &[]).await?.get(0);
+    let (_, batches, _) = query(&puller.context, SUMS, &QueryLimits::default(), ROWS_MAX).await?;
+    let found = batches.iter().find(|batch| batch.num_rows() > 0).context("an answer")?;
+    assert_eq!(arrow::util::display::array_value_to_string(found.column(0), 0)?, wanted);
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn files_of_a_partition_that_pile_up_become_one() -> Result<()> {
     let (_server, url) = quiet_server().await?;
