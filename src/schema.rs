@@ -9,6 +9,11 @@ use sha2::{Digest, Sha256};
 /// Field metadata: what a column means, in a sentence.
 pub const DESCRIPTION_KEY: &str = "description";
 
+/// Values of rows, as the cause of an error: for whoever ran the command. Records, logs and webhooks leave them out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct RowValues(pub String);
+
 /// A table's name with its schema, as stored in the catalogue: unquoted, case kept.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

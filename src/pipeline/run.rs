@@ -19,7 +19,8 @@ use super::{Failure, PipelineError};
 use crate::config::{Pipeline, Settings};
 use crate::lake::{Lake, LakeError, LakeLock, Version};
 use crate::progress::{Event, Progress, Step};
-use crate::transform::{EngineLimits, PhaseSet, RowValues};
+use crate::schema::RowValues;
+use crate::transform::{EngineLimits, PhaseSet};
 
 /// The folder of run files in the lake.
 const RUNS: &str = "runs";
@@ -419,11 +420,19 @@ fn without_values(code: &str, message: &str) -> String {
     if code.starts_with("22") { without_quoted(message, '"') } else { message.to_owned() }
 }
 
-/// A message of DuckDB's. Those about values begin so, and quote them.
+/// A message of DuckDB's. Those about values begin so; they end here before the first word that could be one.
 fn without_converted(message: &str) -> String {
-    let about_values = ["Conversion Error:", "Invalid Input Error:", "Out of Range Error:"];
-    match about_values.iter().find_map(|begin| message.find(begin)) {
-        Some(at) => format!("{}{}", &message[..at], without_quoted(&message[at..], '\'')),
+    let about_values = ["Conversion Error:", "Invalid Input Error:", "Out of Range Error:", "Constraint Error:"];
+    let Some(begin) = about_values.iter().find_map(|begin| Some(message.find(begin)? + begin.len())) else {
+        return message.to_owned();
+    };
+    let is_value = |word: &&str| {
+        let word = word.trim_start_matches(['(', '[', '{', '-', '+']);
+        word.starts_with(|first: char| first.is_ascii_digit() || "'\"".contains(first))
+    };
+    let words: Vec<&str> = message[begin..].split(' ').collect();
+    match words.iter().position(is_value) {
+        Some(at) => format!("{}{} …", &message[..begin], words[..at].join(" ")),
         None => message.to_owned(),
     }
 }
@@ -463,7 +472,26 @@ pub async fn run_record(context: &Context, id: &RunId) -> Result<Option<RunRecor
 
 #[cfg(test)]
 mod tests {
+    use std::error::Error;
+
     use super::*;
+    use crate::push::PushError;
+    use crate::schema::TableName;
+    use crate::wire::ValueError;
+
+    #[test]
+    fn keys_that_a_push_names_are_for_who_ran_it() {
+        let (table, child) = (TableName::new("public", "d"), TableName::new("public", "child"));
+        let values = || RowValues("horse=comet".to_owned());
+        let reason = ValueError::OutOfRange;
+        let value = PushError::Value { table: table.clone(), column: "age".to_owned(), row: 3, reason, key: values() };
+        let orphans = PushError::Orphans { table, child, constraint: "of_d".to_owned(), keys: values() };
+        for (error, kept) in [(value, "public.d, column age, row 3: "), (orphans, "rows of public.child refer to ")] {
+            assert_eq!(error.source().map(ToString::to_string), Some("horse=comet".to_owned()));
+            let text = chain(&PipelineError::from(error));
+            assert!(text.starts_with(kept) && !text.contains("comet"), "{text}");
+        }
+    }
 
     #[test]
     fn a_wrong_value_is_not_repeated() {
@@ -473,8 +501,19 @@ mod tests {
         );
         assert_eq!(
             without_converted("20_form, statement 1 failed: Conversion Error: Could not convert string 'x y' to INT32"),
-            "20_form, statement 1 failed: Conversion Error: Could not convert string '…' to INT32"
+            "20_form, statement 1 failed: Conversion Error: Could not convert string …"
         );
+        for (said, kept) in [
+            (
+                "Out of Range Error: Overflow in multiplication of INT32 (5 * 6)!",
+                "Out of Range Error: Overflow in multiplication of INT32 …",
+            ),
+            ("Conversion Error: Type INT64 with value -7 can't be cast", "Conversion Error: Type INT64 with value …"),
+            ("Constraint Error: Duplicate key \"a: 1\" violates", "Constraint Error: Duplicate key …"),
+            ("Constraint Error: NOT NULL constraint failed: t.a", "Constraint Error: NOT NULL constraint failed: t.a"),
+        ] {
+            assert_eq!(without_converted(said), kept);
+        }
         assert_eq!(without_values("42P01", "relation \"races\" does not exist"), "relation \"races\" does not exist");
     }
 }

@@ -13,7 +13,7 @@ use tokio_postgres::Client;
 
 use crate::columnar::EncodeError;
 use crate::progress::Work;
-use crate::schema::TableName;
+use crate::schema::{RowValues, TableName};
 use crate::wire::{COPY_HEADER, COPY_TRAILER};
 
 use super::columns::ColumnMatch;
@@ -134,19 +134,19 @@ fn to_u64(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
 }
 
-/// Names the row by its key.
+/// Names the row, and its key to whoever ran the push.
 fn refused(options: &TargetOptions, schema: &Schema, slice: &RecordBatch, error: EncodeError) -> PushError {
     let table = options.table.clone();
     match error {
         EncodeError::Value { column, row, batch_row, reason } => {
             let key = key_of(options, schema, slice, batch_row);
-            PushError::Value { table, column, row, key, reason }
+            PushError::Value { table, column, row, reason, key }
         }
         error => PushError::Dataset { table, source: Box::new(error) },
     }
 }
 
-fn key_of(options: &TargetOptions, schema: &Schema, slice: &RecordBatch, row: usize) -> String {
+fn key_of(options: &TargetOptions, schema: &Schema, slice: &RecordBatch, row: usize) -> RowValues {
     let parts = options.key.iter().filter_map(|key| {
         let column = slice.columns().get(schema.index_of(key).ok()?)?;
         let formats = FormatOptions::new().with_null("null");
@@ -154,5 +154,5 @@ fn key_of(options: &TargetOptions, schema: &Schema, slice: &RecordBatch, row: us
         Some(format!("{key}={value}"))
     });
     let key = parts.collect::<Vec<_>>().join(", ");
-    if key.is_empty() { "no key".to_owned() } else { key }
+    RowValues(if key.is_empty() { "the row has no key".to_owned() } else { format!("the row has {key}") })
 }

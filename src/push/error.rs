@@ -5,7 +5,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::columnar::EncodePlanError;
 use crate::pg::{ConnectError, is_connection_lost};
-use crate::schema::TableName;
+use crate::schema::{RowValues, TableName};
 use crate::wire::ValueError;
 
 use super::lock_retry;
@@ -72,7 +72,7 @@ pub enum PushError {
         found: String,
     },
     /// The target cannot hold a value.
-    #[error("{table}, column {column}, row {row} ({key}): {reason}; nothing was changed")]
+    #[error("{table}, column {column}, row {row}: {reason}; nothing was changed")]
     Value {
         /// The live table.
         table: TableName,
@@ -80,10 +80,11 @@ pub enum PushError {
         column: String,
         /// The row of the dataset, from 0.
         row: u64,
-        /// The row's key, `column=value` each.
-        key: String,
         /// What does not fit.
         reason: ValueError,
+        /// The row's key, `column=value` each.
+        #[source]
+        key: RowValues,
     },
     /// The dataset's columns and the table's do not go together.
     #[error("cannot encode the dataset for {table}")]
@@ -119,8 +120,8 @@ pub enum PushError {
     },
     /// Rows of another table refer to keys that the new table lacks.
     #[error(
-        "rows of {child} refer to keys that the new {table} lacks (constraint {constraint}): {}; keep those rows in the \
-         dataset, or change the rows that refer to them; nothing was changed", .keys.join("; ")
+        "rows of {child} refer to keys that the new {table} lacks (constraint {constraint}); keep those rows in the \
+         dataset, or change the rows that refer to them; nothing was changed"
     )]
     Orphans {
         /// The live table.
@@ -130,7 +131,8 @@ pub enum PushError {
         /// Its foreign key.
         constraint: String,
         /// The first of the keys.
-        keys: Vec<String>,
+        #[source]
+        keys: RowValues,
     },
     /// So few rows that something must have gone wrong before the push.
     #[error(

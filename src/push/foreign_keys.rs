@@ -7,7 +7,7 @@
 use tokio_postgres::Client;
 
 use crate::pg::{quote_ident, quote_literal, quote_table};
-use crate::schema::TableName;
+use crate::schema::{RowValues, TableName};
 
 use super::attributes::{Attributes, Constraint};
 use super::dependents::ForeignKeyIn;
@@ -98,11 +98,12 @@ pub(super) async fn check_orphans(
             .await
             .map_err(|source| PushError::at("check the foreign keys of other tables", table, source))?;
         if !rows.is_empty() {
+            let keys: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
             return Err(PushError::Orphans {
                 table: table.clone(),
                 child: key.relation.table_name(),
                 constraint: key.name.clone(),
-                keys: rows.iter().map(|row| row.get(0)).collect(),
+                keys: RowValues(format!("the keys are {}", keys.join("; "))),
             });
         }
     }

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::schema::RowValues;
+
 /// Why the dataset could not be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -83,8 +85,3 @@ pub enum TransformError {
     #[error("interrupted")]
     Cancelled,
 }
-
-/// Values of rows, for whoever ran the command; records, logs and webhooks leave them out.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct RowValues(pub String);

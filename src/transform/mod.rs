@@ -16,7 +16,7 @@ mod views;
 pub use check_file::{CheckFile, Severity};
 pub use dictionary::describe_fields;
 pub use engine::{Engine, EngineLimits, rows_as_json};
-pub use error::{RowValues, TransformError};
+pub use error::TransformError;
 pub use memory::KeptPages;
 pub use phase::{DictionaryColumn, Phase, PhaseSet, Role};
 pub use runner::{

@@ -8,9 +8,10 @@ use serde_json::Value;
 
 use super::relations::created_relation;
 use super::statements::{Statement, statements};
-use super::{Engine, Phase, PhaseSet, RowValues, TransformError, rows_as_json};
+use super::{Engine, Phase, PhaseSet, TransformError, rows_as_json};
 use crate::pg::{quote_ident, quote_literal};
 use crate::progress::{Progress, Step};
+use crate::schema::RowValues;
 
 /// Keys with several rows that an error shows.
 const KEYS_SHOWN: usize = 3;

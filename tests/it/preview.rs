@@ -129,9 +129,12 @@ async fn a_preview_counts_what_does_not_fit_and_says_what_happens_to_each_depend
     }
     let refused = workspace.run(["push"])?;
     assert!(
-        refused.stderr.contains("public.d, column place, row 49 (race_id=race 9): the value is null"),
+        refused.stderr.contains("public.d, column place, row 49: the value is null")
+            && refused.stderr.contains("the row has race_id=race 9"),
         "{refused:?}"
     );
+    let recorded = workspace.run(["--json", "history"])?.ok()?.stdout;
+    assert!(recorded.contains("column place, row 49: ") && !recorded.contains("race 9"), "{recorded}");
 
     // As the policy says, the same number of values becomes null.
     client.batch_execute("UPDATE public.races SET place = 9 WHERE place IS NULL").await?;

@@ -952,8 +952,9 @@ async fn a_value_the_target_cannot_hold_names_its_row_and_changes_nothing() -> R
     let error = hosted.push(&options(), "r1", batch).await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "public.dataset, column round, row 66666 (id=66666): the value is out of range; nothing was changed"
+        "public.dataset, column round, row 66666: the value is out of range; nothing was changed"
     );
+    assert!(matches!(&error, PushError::Value { key, .. } if key.0 == "the row has id=66666"), "{error:?}");
     assert_eq!(state(&hosted).await?, before);
     Ok(())
 }

@@ -36,6 +36,11 @@ async fn push(db: &TestDb, options: &TargetOptions, run: &str, batch: RecordBatc
     push::push(&url, options, dataset, run, &Progress::new(), &CancellationToken::new()).await
 }
 
+/// What the command line shows of a refusal.
+fn told(error: PushError) -> String {
+    format!("{:#}", anyhow::Error::new(error))
+}
+
 async fn texts(client: &Client, sql: &str) -> Result<Vec<String>> {
     Ok(client.query(sql, &[]).await?.iter().map(|row| row.get(0)).collect())
 }
@@ -108,11 +113,14 @@ async fn a_value_that_does_not_fit_is_an_error_or_null_and_counted() -> Result<(
     let mut options = options(&["id"]);
     let mut refusals = Vec::new();
     for column in ["name", "price", "small"] {
-        refusals.push(push(&db, &options, "r1", rows.clone()).await.unwrap_err().to_string());
+        refusals.push(told(push(&db, &options, "r1", rows.clone()).await.unwrap_err()));
         options.columns.insert(column.to_owned(), PushPolicy { misfit: OnUnfit::Null, ..PushPolicy::default() });
     }
-    assert!(refusals[0].contains("(id=") && refusals[0].contains("nothing was changed"), "{refusals:?}");
-    assert!(refusals[2].contains("public.dataset, column small, row 500 (id=500)"), "{refusals:?}");
+    assert!(refusals[0].contains("the row has id=") && refusals[0].contains("nothing was changed"), "{refusals:?}");
+    assert!(
+        refusals[2].contains("public.dataset, column small, row 500: ") && refusals[2].ends_with("has id=500"),
+        "{refusals:?}"
+    );
     let report = push(&db, &options, "r2", rows.clone()).await?;
     let nulled: Vec<(&str, u64)> = report.nulled.iter().map(|(name, count)| (name.as_str(), *count)).collect();
     assert_eq!(nulled, [("name", 1), ("price", 2), ("small", 1)]);
@@ -123,8 +131,8 @@ async fn a_value_that_does_not_fit_is_an_error_or_null_and_counted() -> Result<(
     client
         .batch_execute("UPDATE dataset SET small = 0 WHERE small IS NULL; ALTER TABLE dataset ALTER small SET NOT NULL")
         .await?;
-    let refused = push(&db, &options, "r3", rows).await.unwrap_err().to_string();
-    assert!(refused.contains("column small, row 500 (id=500)"), "{refused}");
+    let refused = told(push(&db, &options, "r3", rows).await.unwrap_err());
+    assert!(refused.contains("column small, row 500: ") && refused.ends_with("has id=500"), "{refused}");
     Ok(())
 }
 
