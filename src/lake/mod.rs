@@ -4,7 +4,7 @@
 //! <lake>/
 //!   manifest/00000000000000000007.json                 version 7: the whole truth about every table
 //!   tables/<table>/v=7/<key>=<value>/part-….parquet    written before the manifest that names them
-//!   runs/<run id>.json                                 what each run did
+//!   runs/<run id>.json, runs/<run id>/<report>.json    what each run did, and what it found out
 //!   racealpha.duckdb, lock                             local only
 //! ```
 //! A reader that opened version 7 is never disturbed by version 8: versions carry unchanged tables over by

@@ -38,7 +38,7 @@ pub use features::{FeatureReport, features};
 pub use gc::{GcOptions, GcReport, gc};
 pub use incremental::{Merged, PullMode};
 pub use notify::{Notice, notify};
-pub use preview::{ColumnChange, PreviewReport, preview};
+pub use preview::{ColumnChange, PreviewReport, last_preview, preview, preview_and_keep};
 pub use preview_rows::{RowChange, RowSample, ValueChange};
 pub use pull::{PullOptions, PullReport, PulledTable, pull};
 pub use push::{PushOptions, Pushed, drop_backups, push, resume, rollback};

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use futures::StreamExt;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::runtime::Handle;
 
@@ -14,14 +14,15 @@ use super::preview_rows::{Compared, RowChange, RowSample};
 use super::pull::{PullJob, PullOptions};
 use super::pull_table::TablePull;
 use super::push::{PushOptions, target_for};
-use super::run::{RunState, history};
+use super::run::{RunState, history, keep_report_of, newest_report_of, runs_since};
 use super::shift::{Quantiles, Sample};
 use super::validate::dataset_of;
-use super::{Context, PipelineError};
+use super::{Context, PipelineError, REBUILD, RunId};
 use crate::lake::{FileEncoding, Lake, LakeTable, Manifest, Version, read_table};
 use crate::pg::{Session, quote_ident};
 use crate::progress::Step;
 use crate::push::{self, Blocker, Misfits, PushMode, PushPlan, TargetMode};
+use crate::schema::TableName;
 use crate::source::SourceError;
 use crate::transform::{Engine, create_views, rows_as_json};
 
@@ -89,6 +90,60 @@ pub struct ColumnChange {
     pub quantiles_after: Option<Quantiles>,
     /// The population stability index of the two samples: from 0.25 on the numbers are distributed otherwise.
     pub stability_index: Option<f64>,
+}
+
+/// The name under which a preview is kept beside the runs.
+const REPORT: &str = "preview";
+/// Commands after which the live table is another one, or may be.
+const CHANGES_LIVE: [&str; 4] = ["push", "push --resume", "rollback", REBUILD];
+
+/// A preview of the dataset as it lies beside the runs.
+#[derive(Debug, Serialize, Deserialize)]
+struct KeptPreview<R> {
+    /// The lake version of the dataset.
+    version: Version,
+    /// The mode that was asked for.
+    mode: Option<TargetMode>,
+    /// The live table.
+    table: TableName,
+    /// Its server, `user@host:port/database`.
+    server: String,
+    report: R,
+}
+
+/// Compares the latest dataset with the live table as [`preview()`] does, and keeps what it finds beside the runs.
+///
+/// # Errors
+/// [`PipelineError`].
+pub async fn preview_and_keep(context: &Context, mode: Option<TargetMode>) -> Result<(), PipelineError> {
+    // Named before it looks: what changes the live table meanwhile comes after it.
+    let id = context.run_id.clone().unwrap_or_else(RunId::for_now);
+    let report = preview(context, None, mode).await?;
+    let (version, table) = (report.version, report.plan.table.clone());
+    let server = context.settings.target()?.to_string();
+    keep_report_of(&context.lake()?, &id, REPORT, &KeptPreview { version, mode, table, server, report }).await
+}
+
+/// The last [`PreviewReport`] that was kept, as JSON, when dataset, mode and target are still those it is about and no
+/// run has changed the live table since.
+///
+/// # Errors
+/// [`PipelineError::Lake`].
+pub async fn last_preview(
+    context: &Context,
+    version: Version,
+    mode: Option<TargetMode>,
+) -> Result<Option<Value>, PipelineError> {
+    let lake = context.lake()?;
+    let Some((id, kept)) = newest_report_of::<KeptPreview<Value>>(&lake, REPORT).await? else { return Ok(None) };
+    let server = context.settings.target().ok().map(ToString::to_string);
+    let is_of_target = kept.table == context.pipeline.target.table && Some(kept.server) == server;
+    if kept.version != version || kept.mode != mode || !is_of_target {
+        return Ok(None);
+    }
+    let runs = runs_since(&lake, &id).await?;
+    let is_changed = runs.iter().any(|run| CHANGES_LIVE.contains(&run.command.as_str()));
+    Ok((!is_changed).then_some(kept.report))
 }
 
 /// Compares the latest dataset, or the output named, with the live table; writes nothing anywhere.

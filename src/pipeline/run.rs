@@ -383,20 +383,48 @@ async fn record_paths(lake: &Lake) -> Result<Vec<Path>, PipelineError> {
 
 /// Keeps what a run found out besides its record, under a name.
 pub(super) async fn keep_report<T: Serialize + Sync>(run: &Run, name: &str, report: &T) -> Result<(), PipelineError> {
-    Ok(run.lake.write_json(&Path::from(format!("{RUNS}/{}/{name}.json", run.id)), report).await?)
+    keep_report_of(&run.lake, &run.id, name, report).await
+}
+
+/// The same of a command that keeps no record, such as a preview.
+pub(super) async fn keep_report_of<T: Serialize + Sync>(
+    lake: &Lake,
+    id: &RunId,
+    name: &str,
+    report: &T,
+) -> Result<(), PipelineError> {
+    Ok(lake.write_json(&Path::from(format!("{RUNS}/{id}/{name}.json")), report).await?)
 }
 
 /// The newest kept report of this name; none when no run kept one, or when another version of the program wrote it.
 pub(super) async fn newest_report<T: DeserializeOwned>(lake: &Lake, name: &str) -> Result<Option<T>, PipelineError> {
+    Ok(newest_report_of(lake, name).await?.map(|(_, report)| report))
+}
+
+/// The same with the run that kept it.
+pub(super) async fn newest_report_of<T: DeserializeOwned>(
+    lake: &Lake,
+    name: &str,
+) -> Result<Option<(RunId, T)>, PipelineError> {
     let file = format!("{name}.json");
     let paths = lake.list(RUNS).await?;
     let newest = paths.iter().rfind(|path| path.parts().count() == 3 && path.filename() == Some(file.as_str()));
     let Some(path) = newest else { return Ok(None) };
+    let id = path.parts().nth(1).map(|part| RunId(part.as_ref().to_owned()));
     match lake.read_json(path).await {
-        Ok(report) => Ok(Some(report)),
+        Ok(report) => Ok(id.map(|id| (id, report))),
         Err(LakeError::Malformed { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Records of the runs that began after this one.
+pub(super) async fn runs_since(lake: &Lake, id: &RunId) -> Result<Vec<RunRecord>, PipelineError> {
+    let mut runs = Vec::new();
+    for path in record_paths(lake).await?.iter().rev().take_while(|path| **path > record_path(id)) {
+        runs.push(lake.read_json(path).await?);
+    }
+    Ok(runs)
 }
 
 /// An error with its causes, on one line, for records, logs and webhooks: without the values of rows that a server puts

@@ -1,22 +1,19 @@
 //! What the dashboard does: each POST starts one job of the pipeline.
 
-use std::sync::Arc;
-
 use axum::body::Bytes;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::Dashboard;
 use super::access::Role;
 use super::jobs::{Jobs, Started};
 use super::problem::Problem;
 use crate::lake::Version;
-use crate::pipeline::{
-    self, PreviewReport, PullOptions, PushOptions, RunId, TransformOptions, ValidateOptions, ValidateReport,
-};
+use crate::pipeline::{self, PullOptions, PushOptions, RunId, TransformOptions, ValidateOptions, ValidateReport};
 use crate::push::TargetMode;
 
 /// A job that was started.
@@ -59,7 +56,7 @@ pub(super) async fn pull(State(dashboard): State<Dashboard>, body: Bytes) -> Ans
     Ok(accepted(
         dashboard
             .jobs
-            .start("pull", async move |context, _| pipeline::pull(context, &wanted.tables, options).await.map(drop))?,
+            .start("pull", async move |context| pipeline::pull(context, &wanted.tables, options).await.map(drop))?,
     ))
 }
 
@@ -75,7 +72,7 @@ pub(super) async fn transform(State(dashboard): State<Dashboard>, body: Bytes) -
     let Transform { from, to, with_upcoming } = settings(&body)?;
     let options = TransformOptions { from, to, with_upcoming };
     Ok(accepted(
-        dashboard.jobs.start("run", async move |context, _| pipeline::transform(context, &options).await.map(drop))?,
+        dashboard.jobs.start("run", async move |context| pipeline::transform(context, &options).await.map(drop))?,
     ))
 }
 
@@ -92,7 +89,7 @@ pub(super) async fn validate(State(dashboard): State<Dashboard>, body: Bytes) ->
 
 fn start_validation(dashboard: &Dashboard, audit: bool) -> Result<Started, Problem> {
     let options = ValidateOptions { audit };
-    dashboard.jobs.start("validate", async move |context, _| pipeline::validate(context, &options).await.map(drop))
+    dashboard.jobs.start("validate", async move |context| pipeline::validate(context, &options).await.map(drop))
 }
 
 /// A report, or none where only a kept one is wanted and there is none.
@@ -145,11 +142,7 @@ pub(super) async fn preview(State(dashboard): State<Dashboard>, body: Bytes) -> 
 }
 
 fn start_preview(dashboard: &Dashboard, mode: Option<TargetMode>) -> Result<Started, Problem> {
-    dashboard.jobs.start("preview", async move |context, jobs| {
-        let report = pipeline::preview(context, None, mode).await?;
-        jobs.keep(|kept| kept.preview = Some((mode, Arc::new(report))));
-        Ok(())
-    })
+    dashboard.jobs.start("preview", async move |context| pipeline::preview_and_keep(context, mode).await)
 }
 
 /// The dataset's version, which a preview belongs to.
@@ -167,19 +160,20 @@ pub(super) async fn previewed(
     State(dashboard): State<Dashboard>,
     Extension(role): Extension<Role>,
     Query(wanted): Query<Cached>,
-) -> Kept<Arc<PreviewReport>> {
+) -> Kept<Value> {
     let version = match dataset_version(&dashboard).await {
         Err(_) if wanted.cached => return Ok(Err(StatusCode::NO_CONTENT)),
         version => version?,
     };
-    match dashboard.jobs.preview(version, None) {
+    match pipeline::last_preview(&dashboard.context, version, None).await? {
         Some(report) => return Ok(Ok(Json(report))),
         None if wanted.cached => return Ok(Err(StatusCode::NO_CONTENT)),
         None => {}
     }
     role.may_start()?;
     start_preview(&dashboard, None)?.ended().await;
-    dashboard.jobs.preview(version, None).map(|report| Ok(Json(report))).ok_or_else(|| failed("preview"))
+    let report = pipeline::last_preview(&dashboard.context, version, None).await?;
+    report.map(|report| Ok(Json(report))).ok_or_else(|| failed("preview"))
 }
 
 /// What a dangerous action must name: the table that it replaces.
@@ -205,15 +199,12 @@ pub(super) async fn push(State(dashboard): State<Dashboard>, body: Bytes) -> Ans
     let Push { version, confirm, mode, force } = settings(&body)?;
     confirmed(&dashboard, &confirm)?;
     let latest = dataset_version(&dashboard).await?;
-    if version != Some(latest) || dashboard.jobs.preview(latest, mode).is_none() {
+    if version != Some(latest) || pipeline::last_preview(&dashboard.context, latest, mode).await?.is_none() {
         let detail = format!("look at a preview of version {latest} of the dataset first, and send its version");
         return Err(Problem::new(StatusCode::PRECONDITION_REQUIRED, detail));
     }
-    Ok(accepted(dashboard.jobs.start("push", async move |context, jobs| {
-        let pushed = pipeline::push(context, None, PushOptions { force, mode }).await;
-        // The live table is another now, or may be.
-        jobs.keep(|kept| kept.preview = None);
-        pushed.map(drop)
+    Ok(accepted(dashboard.jobs.start("push", async move |context| {
+        pipeline::push(context, None, PushOptions { force, mode }).await.map(drop)
     })?))
 }
 
@@ -227,10 +218,9 @@ pub(super) struct Confirm {
 pub(super) async fn rollback(State(dashboard): State<Dashboard>, body: Bytes) -> Answer {
     let Confirm { confirm } = settings(&body)?;
     confirmed(&dashboard, &confirm)?;
-    Ok(accepted(dashboard.jobs.start("rollback", async move |context, jobs| {
-        jobs.keep(|kept| kept.preview = None);
-        pipeline::rollback(context, None).await.map(drop)
-    })?))
+    let started =
+        dashboard.jobs.start("rollback", async move |context| pipeline::rollback(context, None).await.map(drop));
+    Ok(accepted(started?))
 }
 
 pub(super) async fn rebuild(State(dashboard): State<Dashboard>, body: Bytes) -> Answer {
@@ -241,10 +231,7 @@ pub(super) async fn rebuild(State(dashboard): State<Dashboard>, body: Bytes) -> 
 
 /// The whole way, as the schedule starts it too.
 pub(super) fn start_rebuild(jobs: &Jobs) -> Result<Started, Problem> {
-    jobs.start(pipeline::REBUILD, async move |context, jobs| {
-        jobs.keep(|kept| kept.preview = None);
-        pipeline::rebuild(context).await.map(drop)
-    })
+    jobs.start(pipeline::REBUILD, async move |context| pipeline::rebuild(context).await.map(drop))
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -14,19 +14,12 @@ use tokio_util::task::TaskTracker;
 
 use super::live::{Live, Running};
 use super::problem::Problem;
-use crate::lake::{LakeLock, Version};
-use crate::pipeline::{self, Context, Notice, PipelineError, PreviewReport, RunId, RunRecord, notify};
+use crate::lake::LakeLock;
+use crate::pipeline::{self, Context, Notice, PipelineError, RunId, RunRecord, notify};
 use crate::progress::Progress;
-use crate::push::TargetMode;
 
 /// How often counters are told.
 const TICK: Duration = Duration::from_millis(250);
-
-/// What jobs found out and pages ask for again; it holds as long as the lake and the live table stay as they were.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Kept {
-    pub(super) preview: Option<(Option<TargetMode>, Arc<PreviewReport>)>,
-}
 
 /// The job under way.
 #[derive(Debug)]
@@ -52,7 +45,6 @@ struct Shared {
     context: Context,
     live: Live,
     current: Mutex<Option<Current>>,
-    kept: Mutex<Kept>,
     tally: Mutex<Tally>,
     /// Counts starts and ends of jobs.
     changes: AtomicU64,
@@ -85,7 +77,6 @@ impl Jobs {
             context,
             live: Live::new(),
             current: Mutex::default(),
-            kept: Mutex::default(),
             tally: Mutex::default(),
             changes: AtomicU64::new(0),
             notices: TaskTracker::new(),
@@ -111,24 +102,13 @@ impl Jobs {
         lock(&self.0.tally).clone()
     }
 
-    /// The kept preview in this mode, when it is of this version of the dataset.
-    pub(super) fn preview(&self, version: Version, mode: Option<TargetMode>) -> Option<Arc<PreviewReport>> {
-        let (of_mode, report) = lock(&self.0.kept).preview.clone()?;
-        (of_mode == mode && report.version == version).then_some(report)
-    }
-
-    /// Keeps what a job found out.
-    pub(super) fn keep(&self, change: impl FnOnce(&mut Kept)) {
-        change(&mut lock(&self.0.kept));
-    }
-
     /// Starts a job unless one is running here or in another process.
     ///
     /// # Errors
     /// A problem that names the running one.
     pub(super) fn start<F>(&self, command: &str, job: F) -> Result<Started, Problem>
     where
-        F: AsyncFnOnce(&Context, &Jobs) -> Result<(), PipelineError> + Send + 'static,
+        F: AsyncFnOnce(&Context) -> Result<(), PipelineError> + Send + 'static,
     {
         let mut current = lock(&self.0.current);
         if let Some(current) = &*current {
@@ -159,8 +139,8 @@ impl Jobs {
         tokio::spawn(async move {
             let shown = tokio::spawn(show(jobs.clone(), context.progress.subscribe()));
             // A thread of its own: a step that computes holds up no request, and a bug in one ends the job alone.
-            let (job_context, job_jobs, runtime) = (context.clone(), jobs.clone(), Handle::current());
-            let work = move || runtime.block_on(job(&job_context, &job_jobs));
+            let (job_context, runtime) = (context.clone(), Handle::current());
+            let work = move || runtime.block_on(job(&job_context));
             let result = tokio::task::spawn_blocking(work).await;
             let result = result.unwrap_or_else(|error| Err(PipelineError::Worker(error)));
             let record =
