@@ -30,6 +30,7 @@ use tower_http::compression::predicate::{DefaultPredicate, NotForContentType, Pr
 
 use access::Access;
 pub use access::Tokens;
+use connections::Pace;
 use jobs::Jobs;
 pub use schedule::{Schedule, ScheduleError};
 
@@ -45,8 +46,8 @@ const REQUESTS_MAX: usize = 256;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long requests under way, and beside them the cancelled run, get at the end.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a client may take none of what it asked for before its connection is closed.
-const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Who takes less of what it asked for than 256 kB in 30 s would keep its connection, and a thread, for ever.
+const PACE_MIN: Pace = Pace { bytes: 256 << 10, time: Duration::from_secs(30) };
 /// What browsers may do with our pages: nothing from elsewhere, nothing inline, no frames.
 const CONTENT_POLICY: &str = "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
     connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'; object-src 'none'";
@@ -139,7 +140,7 @@ pub async fn serve(
         dashboard.jobs.ended(SHUTDOWN_TIMEOUT).await;
     };
     // Side by side: containers are killed when both together take long.
-    tokio::join!(connections::serve(listener, router(dashboard.clone()), &cancel, STALL_TIMEOUT), run_ends);
+    tokio::join!(connections::serve(listener, router(dashboard.clone()), &cancel, PACE_MIN), run_ends);
     Ok(())
 }
 
