@@ -3,7 +3,7 @@
 import { html, useEffect, useRef, useState } from "./vendor/preact-htm.js";
 import { get } from "./api.js";
 import { bytes, count, number, percent } from "./format.js";
-import { Badge, Loaded, Num, Table, Time, useGet } from "./parts.js";
+import { Badge, Exports, Loaded, Num, Table, Time, useGet } from "./parts.js";
 
 // Looks at columns that the server works on at once.
 const LOOKS_MAX = 2;
@@ -26,12 +26,12 @@ export function Lake({ app, argument }) {
   return html`<h1>Lake</h1><${Loaded} state=${app.status}>${(status) =>
     status.tables.length === 0
       ? html`<p class="note">The lake is empty. <a href="#/">Pull</a> fills it.</p>`
-      : html`<${Table} caption="Lake tables" head=${["table", "#rows", "#columns", "#size", "#files", "#version", "age", "from", "download"]}
+      : html`<${Table} caption="Lake tables" head=${["table", "#rows", "#columns", "#size", "#files", "#version", "age", "from", "export"]}
           rows=${status.tables.map((t) => html`<tr key=${t.name}>
             <th scope="row"><a href=${`#/lake/${encodeURIComponent(t.name)}`}>${t.name}</a></th>
             <${Num}>${count(t.rows)}<//><${Num}>${t.columns}<//><${Num}>${bytes(t.bytes)}<//><${Num}>${t.files}<//><${Num}>${t.version}<//>
-            <td><${Time} at=${t.created} /></td><td>${t.origin}</td>
-            <td class="chips">${["parquet", "csv", "arrow"].map((f) => html`<a class="chip" download href=${`/api/export/${encodeURIComponent(t.name)}?format=${f}`}>${f}</a> `)}</td>
+            <td><${Time} at=${t.created} /></td><td class="name">${t.origin}</td>
+            <td><${Exports} table=${t.name} /></td>
           </tr>`)} />`}<//>`;
 }
 
@@ -41,6 +41,7 @@ function OneTable({ name, version }) {
   const [wanted, want] = useState("");
   return html`<h1><a href="#/lake">Lake</a> / ${name}</h1><${Loaded} state=${table}>${(t) => html`
     <p class="muted">${count(t.rows)} rows, ${bytes(t.bytes)} in ${t.files} files, version ${t.version}, <${Time} at=${t.created} /></p>
+    <p><${Exports} table=${name}>Export as<//></p>
     <label for="column-filter">Columns with</label> <input id="column-filter" type="search" value=${wanted} onInput=${(e) => want(e.target.value)} />
     <${Table} caption=${`Columns of ${name}`} head=${["column", "type", "#nulls", "#distinct", "values", "meaning"]}
       rows=${t.columns.filter((c) => c.name.includes(wanted.toLowerCase())).map((c) => html`<${Column} key=${`${version}/${c.name}`} column=${c} path=${path} />`)} />`}<//>`;

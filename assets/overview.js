@@ -3,7 +3,7 @@
 import { html, useState } from "./vendor/preact-htm.js";
 import { post } from "./api.js";
 import { bytes, count, seconds, took } from "./format.js";
-import { Badge, Bar, Loaded, Question, Time, stateKind, useGet } from "./parts.js";
+import { Badge, Bar, Exports, Loaded, Question, Time, stateKind, useGet } from "./parts.js";
 
 const STEPS = [
   ["pull", "Pull", "source to lake"],
@@ -105,6 +105,7 @@ function Actions({ app }) {
       ${button("rebuild", "Rebuild …", busy, dangerous("Pull, run, validate and push", "Rebuild", "/api/rebuild", {}, [liveRows]), "danger")}
       ${live.running && !viewer ? button("cancel", "Cancel", null, start("/api/cancel", { run_id: live.running.run_id })) : null}
     </div>
+    ${version ? html`<p><${Exports} table=${pipeline.data.dataset.name}>Export the dataset as<//></p>` : null}
     <${Reasons} off=${off} push=${noPush} findings=${validation.data?.blocked} />
     ${question ? html`<${Question} ...${question} table=${target.table} onClose=${() => ask(null)}
       onConfirm=${() => { ask(null); question.run(); }} />` : null}

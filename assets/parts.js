@@ -53,6 +53,14 @@ export function Table({ caption, head, rows, ...rest }) {
   </div>`;
 }
 
+const FORMATS = { parquet: "Parquet", csv: "CSV", arrow: "Arrow" };
+
+// Downloads of a lake table: links that look like buttons, so that the browser streams them into a file.
+export function Exports({ table, children }) {
+  return html`<span class="row exports" role="group" aria-label=${`Export ${table}`}>${children}${Object.entries(FORMATS).map(([format, name]) => html`<a
+    class="button" download href=${`/api/export/${encodeURIComponent(table)}?format=${format}`} aria-label=${`Export ${table} as ${name}`}>${name}</a>`)}</span>`;
+}
+
 export const Num = ({ children, ...rest }) => html`<td class="num" ...${rest}>${children}</td>`;
 
 // Asks before `run`, which happens only when the table's name was typed.
