@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::PoisonError;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures::StreamExt;
@@ -132,6 +132,7 @@ async fn every_route_does_what_its_description_says() -> Result<()> {
     assert_eq!(get("/api/preview", "/api/preview", 200)?.json()?["version"], version);
     assert_eq!(served.job("/api/push", &push)?, "done");
     post("/api/push", push, 428)?;
+    get("/api/preview", "/api/preview?cached=true", 204)?;
     let client = db.client().await?;
     let count = async || {
         Ok::<i64, anyhow::Error>(client.query_one("SELECT count(*) FROM race_training_dataset", &[]).await?.get(0))
@@ -292,8 +293,122 @@ async fn only_who_has_a_token_comes_in() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn wrong_tokens_wait_and_only_so_many_at_once() -> Result<()> {
+    const GUESSES: usize = 200;
+    const DELAY: Duration = Duration::from_secs(1);
+    let db = racing("guesses", 5).await?;
+    let workspace = Workspace::at(db.url())?;
+    let served = Served::start(&workspace, &[], &[("RACEALPHA_TOKEN", "right")])?;
+    let form = ("content-type", "application/x-www-form-urlencoded");
+    for (path, method, body, headers) in [
+        ("/login", "POST", "token=wrong", [form].as_slice()),
+        ("/api/session", "GET", "", [("authorization", "Bearer wrong")].as_slice()),
+    ] {
+        let asked = Instant::now();
+        assert_eq!(served.send(method, path, body, headers)?.status, 401, "{path}");
+        assert!(asked.elapsed() >= DELAY, "{path}: {:?}", asked.elapsed());
+    }
+    let address = served.url.trim_start_matches("http://").to_owned();
+    let mut guesses = Vec::new();
+    for _ in 0..GUESSES {
+        let mut socket = TcpStream::connect(&address)?;
+        socket.write_all(
+            b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 11\r\n\r\ntoken=wrong",
+        )?;
+        guesses.push(socket);
+    }
+    let mut refused = 0;
+    for mut socket in guesses {
+        let mut answer = [0; 12];
+        socket.read_exact(&mut answer)?;
+        match &answer {
+            b"HTTP/1.1 401" => {}
+            b"HTTP/1.1 429" => refused += 1,
+            other => anyhow::bail!("{}", String::from_utf8_lossy(other)),
+        }
+    }
+    assert!(refused > 0, "all of {GUESSES} guesses were looked at");
+    assert_eq!(
+        served.send("POST", "/login", "token=right", &[form])?.status,
+        303,
+        "who knows the token is not held up"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preview_holds_for_the_next_server_until_the_target_is_another() -> Result<()> {
+    let (_db, workspace, served) = started("kept_preview", 60).await?;
+    for path in ["/api/pull", "/api/transform", "/api/preview"] {
+        assert_eq!(served.post(path, &json!({}))?.status, 202);
+        served.ended()?;
+    }
+    let looked = served.get("/api/preview?cached=true")?;
+    assert_eq!(looked.status, 200, "{looked:?}");
+    let push = json!({"confirm": TARGET, "version": looked.json()?["version"]});
+    drop(served);
+
+    let elsewhere = Served::start(&workspace, &["--set", "target.table=public.another_dataset"], &[])?;
+    assert_eq!(elsewhere.get("/api/preview?cached=true")?.status, 204, "of another table");
+    drop(elsewhere);
+
+    let again = Served::start(&workspace, &[], &[])?;
+    let kept = again.get("/api/preview?cached=true")?;
+    assert_eq!((kept.status, kept.json()?), (200, looked.json()?));
+    Contract::of(&again)?.check("get", "/api/preview", &kept)?;
+    assert_eq!(again.job("/api/push", &push)?, "done");
+    drop(again);
+
+    let after = Served::start(&workspace, &[], &[])?;
+    assert_eq!(after.get("/api/preview?cached=true")?.status, 204, "the live table is another now");
+    assert_eq!(after.post("/api/push", &push)?.status, 428);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rebuilds_begin_at_their_times_and_those_that_could_not_are_told() -> Result<()> {
+    let db = racing("schedule", 60).await?;
+    let workspace = Workspace::at(db.url())?;
+    let missed =
+        |served: &Served| Ok::<_, anyhow::Error>(served.get("/api/pipeline")?.json()?["schedule"]["missed"].clone());
+    // A lake without runs is new.
+    let yearly = ["--schedule", "0 0 1 1 *"];
+    let served = Served::start(&workspace, &yearly, &[])?;
+    assert_eq!(missed(&served)?, Value::Null);
+    drop(served);
+
+    // A field more: every second. While the first rebuild works, the next one cannot begin.
+    let served = Served::start(&workspace, &["--schedule", "* * * * * *"], &[])?;
+    eventually("a rebuild begins and another is missed", || {
+        let runs = served.get("/api/runs").and_then(|runs| runs.json()).unwrap_or_default();
+        let is_rebuilt = |run: &Value| run["command"] == "rebuild" && run["state"] == "done";
+        runs.as_array().is_some_and(|runs| runs.iter().any(is_rebuilt))
+            && served.log.lock().unwrap_or_else(PoisonError::into_inner).contains("was missed: another run was at work")
+    });
+    drop(served);
+
+    // What ran long ago and never since: the first of January passed without a rebuild.
+    let folder = workspace.lake().join("runs");
+    for file in workspace.lake_files("runs") {
+        if file.parent() == Some(folder.as_path()) && file.extension().is_some_and(|kind| kind == "json") {
+            let mut record: Value = serde_json::from_slice(&std::fs::read(&file)?)?;
+            record["started"] = json!("2001-01-01T00:00:00Z");
+            std::fs::write(&file, record.to_string())?;
+        }
+    }
+    let served = Served::start(&workspace, &yearly, &[])?;
+    eventually("what was missed shows", || {
+        missed(&served).is_ok_and(|time| time.as_str().is_some_and(|time| time.contains("-01-01T")))
+    });
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn slow_and_dead_watchers_harm_nobody() -> Result<()> {
     const WATCHERS: usize = 200;
+    /// Above what a rebuild of this size takes, which is mostly DuckDB's.
+    #[cfg(target_os = "linux")]
+    const MEMORY_MAX: u64 = 1 << 30;
     let (_db, _workspace, served) = started("watchers", 300).await?;
     let (mut deaf, mut readers) = (Vec::new(), Vec::new());
     for number in 0..WATCHERS {
@@ -319,6 +434,8 @@ async fn slow_and_dead_watchers_harm_nobody() -> Result<()> {
         }
     }
     assert_eq!(served.job("/api/rebuild", &json!({"confirm": TARGET}))?, "done");
+    #[cfg(target_os = "linux")]
+    assert!(served.memory()? < MEMORY_MAX, "{} bytes beside {WATCHERS} watchers", served.memory()?);
     for reader in readers {
         let kinds = reader.await??;
         assert_eq!(kinds.first().map(String::as_str), Some("snapshot"));
@@ -338,6 +455,9 @@ async fn slow_and_dead_watchers_harm_nobody() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn hostile_requests_are_answered_or_cut_off() -> Result<()> {
     const MALFORMED: usize = 10_000;
+    /// A tenth of what the requests would take if 64 kB of each stayed.
+    #[cfg(target_os = "linux")]
+    const GROWTH_MAX: u64 = 64 << 20;
     let (_db, _workspace, served) = started("hostile", 5).await?;
     let address = served.url.trim_start_matches("http://").to_owned();
     // Heads that never end, and a body that never comes: they hold nobody up.
@@ -362,6 +482,8 @@ async fn hostile_requests_are_answered_or_cut_off() -> Result<()> {
         b"POST /api/pull HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
         b"GET /assets/..%2f..%2fCargo.toml HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
     ];
+    #[cfg(target_os = "linux")]
+    let before = served.memory()?;
     for number in 0..MALFORMED {
         let mut socket = TcpStream::connect(&address)?;
         socket.set_read_timeout(Some(Duration::from_secs(10)))?;
@@ -373,6 +495,8 @@ async fn hostile_requests_are_answered_or_cut_off() -> Result<()> {
         let answer = String::from_utf8_lossy(&answer);
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{number}: {answer}");
     }
+    #[cfg(target_os = "linux")]
+    assert!(served.memory()? < before + GROWTH_MAX, "{before} bytes before, {} after", served.memory()?);
     assert_eq!(served.send("GET", "/api/session", "", &[("x-long", &"x".repeat(60 << 10))])?.status, 431);
     let own = ("x-racealpha", "1");
     let large = served.send("POST", "/api/query", &"x".repeat(300 << 10), &[own])?;

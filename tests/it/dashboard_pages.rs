@@ -1,6 +1,7 @@
 //! The dashboard in a real browser: a whole rebuild by clicks, what blocks a push, cancelling, coming back.
 
 use anyhow::{Context, Result};
+use fantoccini::key::Key;
 use serde_json::json;
 
 use crate::support::{Browser, Served, TestDb, Workspace, racing};
@@ -37,6 +38,7 @@ async fn a_rebuild_by_clicks_moves_shows_itself_and_can_be_undone() -> Result<()
     let browser = Browser::open(1280, false).await?;
     browser.page.goto(&served.url).await?;
     browser.until_state("idle").await?;
+    is_light(&browser).await?;
     browser.picture("overview-before").await?;
     browser.click("btn-rebuild").await?;
     browser.picture("question").await?;
@@ -96,6 +98,18 @@ async fn a_rebuild_by_clicks_moves_shows_itself_and_can_be_undone() -> Result<()
                 .until("columns are looked at", "return document.querySelectorAll('.histogram rect').length > 20")
                 .await?;
         }
+        if page == "runs" {
+            // Axes and their numbers are nearly grey.
+            let drawn = "const chart = document.querySelector('.u-wrap canvas'); if (!chart) return false; \
+                const { data } = chart.getContext('2d').getImageData(0, 0, chart.width, chart.height); \
+                let coloured = 0; \
+                for (let at = 0; at < data.length; at += 4) { \
+                  const [red, green, blue] = [data[at], data[at + 1], data[at + 2]]; \
+                  coloured += data[at + 3] > 128 && Math.max(red, green, blue) - Math.min(red, green, blue) > 60; \
+                } \
+                return coloured > 20";
+            browser.until("the durations are drawn", drawn).await?;
+        }
         if page == "sql" {
             browser.click("sql-run").await?;
             browser.until("rows show", "return document.querySelectorAll('#sql-result tbody tr').length > 3").await?;
@@ -124,6 +138,76 @@ async fn a_rebuild_by_clicks_moves_shows_itself_and_can_be_undone() -> Result<()
     // What a terminal starts shows as well.
     workspace.run(["pull", "races"])?.ok()?;
     browser.until_state("pull done").await?;
+    browser.is_sound("the end").await
+}
+
+/// Fails when what the first page loads, as it travels, is too much for a slow line.
+async fn is_light(browser: &Browser) -> Result<()> {
+    const BYTES_MAX: u64 = 100_000;
+    let loaded = "return [...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')] \
+        .map((entry) => [entry.name, entry.encodedBodySize, entry.decodedBodySize])";
+    browser.until("all is loaded", "return document.querySelectorAll('main dl.facts').length > 0").await?;
+    let loaded: Vec<(String, u64, u64)> = serde_json::from_value(browser.page.execute(loaded, vec![]).await?)?;
+    let has = |name: &str| {
+        loaded.iter().any(|(path, encoded, decoded)| path.ends_with(name) && 0 < *encoded && encoded < decoded)
+    };
+    assert!(has("/") && has("/assets/app.js") && has("/assets/vendor/uplot.js"), "compressed: {loaded:?}");
+    let bytes: u64 = loaded.iter().map(|(_, encoded, _)| encoded).sum();
+    assert!(bytes < BYTES_MAX, "{bytes} bytes: {loaded:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keyboard_is_enough() -> Result<()> {
+    let (db, _workspace, served) = served("keyboard", 60, &[]).await?;
+    let before = live_rows(&db).await?;
+    let browser = Browser::open(1280, false).await?;
+    browser.page.goto(&served.url).await?;
+    browser.until_state("idle").await?;
+    for (button, state) in [
+        ("#btn-pull", "pull done"),
+        ("#btn-run", "run done"),
+        ("#btn-validate", "validate done"),
+        ("#btn-preview", "preview done"),
+    ] {
+        browser
+            .until("it can be pressed", &format!("return document.querySelector('{button}')?.disabled === false"))
+            .await?;
+        browser.tab_to(button).await?;
+        browser.press(Key::Enter).await?;
+        browser.until_state(state).await?;
+    }
+    let can_push = "return document.getElementById('btn-push').disabled === false";
+    browser.until("push can be pressed", can_push).await?;
+    let is_open = "return !!document.querySelector('dialog[open]')";
+    browser.tab_to("#btn-push").await?;
+    browser.press(Key::Enter).await?;
+    browser.until("it asks", is_open).await?;
+    browser.press(Key::Escape).await?;
+    browser.until("it asks no more", "return !document.querySelector('dialog')").await?;
+    assert_eq!(live_rows(&db).await?, before);
+    browser.tab_to("#btn-push").await?;
+    browser.press(Key::Enter).await?;
+    browser.until("it asks", is_open).await?;
+    browser.until("the focus is where to type", "return document.activeElement.id === 'confirm-input'").await?;
+    browser.type_in("confirm-input", TARGET).await?;
+    browser.until("it can be confirmed", "return !document.getElementById('confirm-ok').disabled").await?;
+    browser.press(Key::Enter).await?;
+    browser.until_state("push done").await?;
+
+    // A download is a link to what the API gives.
+    browser.tab_to(".exports a[href$=parquet]").await?;
+    for format in ["parquet", "csv", "arrow"] {
+        let link = "return document.activeElement.getAttribute('href')";
+        let link = browser.page.execute(link, vec![]).await?;
+        assert_eq!(link, json!(format!("/api/export/race_training_dataset?format={format}")));
+        assert_eq!(served.get(link.as_str().context("a link")?)?.status, 200);
+        browser.press(Key::Tab).await?;
+    }
+    browser.click("nav-lake").await?;
+    let each = "return document.querySelectorAll('tbody .exports').length === document.querySelectorAll('tbody tr').length \
+        && document.querySelectorAll('tbody .exports a').length > 3";
+    browser.until("every table has its exports", each).await?;
     browser.is_sound("the end").await
 }
 

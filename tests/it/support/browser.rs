@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use fantoccini::key::Key;
 use fantoccini::wd::{Capabilities, WebDriverCompatibleCommand};
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -99,6 +100,24 @@ impl Browser {
     /// Types into what has this id.
     pub(crate) async fn type_in(&self, id: &str, text: &str) -> Result<()> {
         Ok(self.page.find(Locator::Id(id)).await?.send_keys(text).await?)
+    }
+
+    /// Presses a key where the focus is.
+    pub(crate) async fn press(&self, key: Key) -> Result<()> {
+        Ok(self.page.active_element().await?.send_keys(&key.to_string()).await?)
+    }
+
+    /// Presses Tab until the focus is on what a selector finds, and fails when it never comes there.
+    pub(crate) async fn tab_to(&self, selector: &str) -> Result<()> {
+        const STOPS_MAX: usize = 100;
+        for _ in 0..STOPS_MAX {
+            self.press(Key::Tab).await?;
+            let is_there = "return document.activeElement?.matches(arguments[0]) === true";
+            if self.page.execute(is_there, vec![json!(selector)]).await? == json!(true) {
+                return Ok(());
+            }
+        }
+        anyhow::bail!("{STOPS_MAX} times Tab do not lead to {selector}")
     }
 
     /// The text of what a selector finds first; empty when there is none.

@@ -167,6 +167,14 @@ impl Served {
         Ok(runs[0]["state"].as_str().unwrap_or_default().to_owned())
     }
 
+    /// Bytes of memory that the process holds.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn memory(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? << 10)
+    }
+
     /// Ends it as a container's stop does, and gives the exit code.
     pub(crate) fn terminate(mut self) -> Result<Option<i32>> {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id())?);
