@@ -1,7 +1,7 @@
 //! Finding the installed server programs.
 //!
-//! Searched in this order, the first folder that holds all of [`PROGRAMS`] wins: `PG_BIN` (which must be right when it is
-//! set), `PATH`, the folder `pg_config` names, the newest of the places where packages put them. Client-only
+//! Searched in this order, the first folder that holds all of [`PROGRAMS`] wins: the one that the caller names, or `PG_BIN`
+//! (which must be right when they are set), `PATH`, the folder `pg_config` names, the newest of the places where packages put them. Client-only
 //! installations have a `pg_config` and a `psql` but no server, so a folder counts only when it is complete.
 
 use std::env;
@@ -37,14 +37,15 @@ pub(super) struct Binaries {
 }
 
 impl Binaries {
-    /// Finds the programs of this machine.
+    /// Finds the programs in the folder that is named, or else those of this machine.
     ///
     /// # Errors
-    /// [`LocalServerError::NotInstalled`], [`LocalServerError::WrongFolder`] for a wrong `PG_BIN`, and
+    /// [`LocalServerError::NotInstalled`], [`LocalServerError::WrongFolder`] for a wrong name or `PG_BIN`, and
     /// [`LocalServerError::TooOld`] or [`LocalServerError::UnknownVersion`] for what was found.
-    pub(super) fn find() -> Result<Self, LocalServerError> {
-        let folder = match env::var_os("PG_BIN").filter(|value| !value.is_empty()) {
-            Some(value) => named_folder(PathBuf::from(value))?,
+    pub(super) fn find(named: Option<&Path>) -> Result<Self, LocalServerError> {
+        let variable = || env::var_os("PG_BIN").filter(|value| !value.is_empty()).map(PathBuf::from);
+        let folder = match named.map(Path::to_owned).or_else(variable) {
+            Some(named) => named_folder(named)?,
             None => env::var_os("PATH")
                 .and_then(|path| in_path(&path))
                 .or_else(from_pg_config)
@@ -59,7 +60,7 @@ impl Binaries {
     }
 }
 
-/// Accepts what `PG_BIN` names only if it is complete: falling back to another version would hide the mistake.
+/// Accepts what the caller or `PG_BIN` names only if it is complete: falling back to another version would hide the mistake.
 fn named_folder(folder: PathBuf) -> Result<PathBuf, LocalServerError> {
     match missing_program(&folder) {
         None => fs::canonicalize(&folder).map_err(|source| LocalServerError::Folder { folder, source }),

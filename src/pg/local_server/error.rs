@@ -15,10 +15,10 @@ pub enum LocalServerError {
          `apt-get install postgresql` or `brew install postgresql@17`"
     )]
     NotInstalled,
-    /// `PG_BIN` names a folder that lacks a program.
-    #[error("PG_BIN is {folder}, which has no {program}; name the folder that holds initdb, pg_ctl and postgres", folder = .folder.display())]
+    /// The folder that the caller or `PG_BIN` names lacks a program.
+    #[error("{folder} has no {program}; PG_BIN must name the folder that holds initdb, pg_ctl and postgres", folder = .folder.display())]
     WrongFolder {
-        /// What `PG_BIN` says.
+        /// What is named.
         folder: PathBuf,
         /// The first program that is missing there.
         program: &'static str,

@@ -73,6 +73,7 @@ const SETTINGS: [(&str, &str); 14] = [
 #[derive(Debug, Clone, Default)]
 pub struct ServerOptions {
     settings: Vec<(String, String)>,
+    programs: Option<PathBuf>,
 }
 
 impl ServerOptions {
@@ -80,6 +81,13 @@ impl ServerOptions {
     #[must_use]
     pub fn set(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.settings.push((name.into(), value.into()));
+        self
+    }
+
+    /// Runs the programs in this folder, rather than those that `PG_BIN` names or this machine has installed.
+    #[must_use]
+    pub fn programs(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.programs = Some(folder.into());
         self
     }
 }
@@ -134,7 +142,7 @@ impl LocalServer {
     /// # Errors
     /// [`LocalServerError`], by what a person can do about it. Nothing is left behind.
     pub fn start(options: &ServerOptions) -> Result<Self, LocalServerError> {
-        let binaries = Binaries::find()?;
+        let binaries = Binaries::find(options.programs.as_deref())?;
         let user = server_user()?;
         let folder = private_folder(user.as_ref())?;
         let failed = |source| LocalServerError::Folder { folder: folder.path().to_owned(), source };
