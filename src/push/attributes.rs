@@ -147,7 +147,7 @@ impl Attributes {
 #[expect(clippy::struct_excessive_bools, reason = "flags of the catalogue, one by one")]
 pub(super) struct Constraint {
     pub(super) name: String,
-    /// `p`rimary, `u`nique, `c`heck, e`x`clusion, `f`oreign, `n`ot null, constraint `t`rigger.
+    /// `p`rimary, `u`nique, `c`heck, e`x`clusion or a key without overlaps, `f`oreign, `n`ot null, constraint `t`rigger.
     pub(super) kind: char,
     pub(super) definition: String,
     pub(super) index: Option<String>,
@@ -304,6 +304,10 @@ impl OwnedSequence {
 /// whoever sets one.
 const SERVER_OPTIONS: &str = "pg_";
 
+/// SQL that tells whether constraint `k` is a key `WITHOUT OVERLAPS`, of PostgreSQL 18 and later. Its index is that of an
+/// exclusion constraint, and neither can be built apart from the constraint.
+const TEMPORAL_KEY: &str = "k.contype IN ('p', 'u') AND (to_jsonb(k) ->> 'conperiod')::bool";
+
 /// SQL that lists an access control list's entries as JSON.
 pub(super) fn privileges_sql(acl: &str, order: &str) -> String {
     format!(
@@ -358,7 +362,7 @@ pub(super) async fn read_relation(client: &Client, table: &TableName) -> Result<
                 SELECT base.type, base.typmod FROM base JOIN pg_type t ON t.oid = base.type WHERE t.typtype <> 'd') b \
               WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), \
            'constraints', (SELECT coalesce(json_agg(json_build_object( \
-                'name', k.conname, 'kind', k.contype, 'definition', pg_get_constraintdef(k.oid), \
+                'name', k.conname, 'kind', CASE WHEN {TEMPORAL_KEY} THEN 'x' ELSE k.contype END, 'definition', pg_get_constraintdef(k.oid), \
                 'index', (SELECT i.relname FROM pg_class i WHERE i.oid = k.conindid AND k.contype IN ('p', 'u', 'x')), \
                 'deferrable', k.condeferrable, 'deferred', k.condeferred, 'validated', k.convalidated, \
                 'enforced', coalesce((to_jsonb(k) ->> 'conenforced')::bool, true), \
