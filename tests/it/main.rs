@@ -37,3 +37,4 @@ mod sql_phases;
 mod sql_subset;
 mod support;
 mod types;
+mod versions;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::support::{Ran, TestDb, Workspace};
+use crate::support::{Ran, TestDb, Workspace, connect};
 
 const REST: &str =
     "[dataset]\nname = \"d\"\nkey = [\"id\"]\nphases = \"sql\"\n[target]\ntable = \"d\"\nbackup = \"b\"\n";
@@ -102,9 +102,14 @@ async fn a_value_that_does_not_fit_is_an_error_or_what_the_setting_says() -> Res
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_of_every_kind_and_name_are_pulled() -> Result<()> {
-    const LONG: &str = "a_name_of_sixty_three_bytes_which_is_all_that_postgres_ever_kee";
     let db = TestDb::new("sources").await?;
-    let client = db.client().await?;
+    every_kind_and_name(db.url()).await
+}
+
+/// The test, in an empty database of a server of any version.
+pub(crate) async fn every_kind_and_name(url: &str) -> Result<()> {
+    const LONG: &str = "a_name_of_sixty_three_bytes_which_is_all_that_postgres_ever_kee";
+    let client = connect(url).await?;
     let many: String = (0..1600).map(|index| format!("c{index} int{}", if index < 1599 { ", " } else { "" })).collect();
     client
         .batch_execute(&format!(
@@ -133,7 +138,7 @@ async fn tables_of_every_kind_and_name_are_pulled() -> Result<()> {
     let kinds = ["wide", "nothing", "parted", "parent", "seen", "kept", "far"];
     let mut tables: String = kinds.iter().map(|name| format!("[[tables]]\nname = \"{name}\"\n")).collect();
     tables.push_str(&table("weird", "Weird \"é.SELECT \"1\""));
-    let (workspace, ran) = pull(db.url(), &tables)?;
+    let (workspace, ran) = pull(url, &tables)?;
     let ran = ran.ok()?;
     let warning = "pull       warning: public.far is a foreign table: its rows are not of the snapshot";
     assert_eq!(ran.stderr.matches(warning).count(), 1, "{}", ran.stderr);
@@ -155,7 +160,7 @@ async fn tables_of_every_kind_and_name_are_pulled() -> Result<()> {
     }
     assert_eq!(value(&workspace, &format!("SELECT {LONG} FROM weird"))?, "4");
 
-    let (workspace, ran) = pull(db.url(), &[table("bare", "public.bare"), table("kept", "public.kept")].concat())?;
+    let (workspace, ran) = pull(url, &[table("bare", "public.bare"), table("kept", "public.kept")].concat())?;
     let ran = ran.ok()?;
     assert!(ran.stderr.contains("public.bare has no columns"), "{}", ran.stderr);
     let report = ran.json()?;
