@@ -124,7 +124,7 @@ pub(super) enum Command {
     /// Makes the synthetic source: loads it into a database, or writes CSV files
     #[command(after_help = "Example: racealpha fixtures --races 20000 --load")]
     Fixtures(FixtureArguments),
-    /// Shows everything on a private PostgreSQL with synthetic data
+    /// Shows everything on a private PostgreSQL with synthetic data: all phases, the push, and the views it makes
     #[command(after_help = "Example: racealpha demo --races 20000 --keep")]
     Demo(DemoArguments),
     /// Starts a private PostgreSQL, runs a command with DATABASE_URL set to it, and removes it again

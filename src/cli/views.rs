@@ -17,6 +17,7 @@ use crate::pipeline::{
 use crate::push::{
     InsertReport, MergeCounts, MergeReport, PushMode, PushReport, RollbackReport, SwapReport, ViewsReport,
 };
+use crate::transform::PhaseReport;
 use crate::validate::Verdict;
 
 /// Sample rows of a finding that are shown.
@@ -461,11 +462,12 @@ pub(super) fn fixtures(report: &FixtureReport) -> String {
 
 pub(super) fn demo(report: &DemoReport) -> String {
     let mut text = format!(
-        "PostgreSQL {}, private; synthetic source of {} rows loaded in {}\n\n{}\n\n{}\n",
+        "PostgreSQL {}, private; synthetic source of {} rows loaded in {}\n\n{}\n\n{}\n\n{}\n",
         report.postgres,
         count(report.fixtures.tables.iter().map(|made| made.rows).sum()),
         seconds(report.fixtures.seconds),
         rebuild(&report.rebuild),
+        phases(&report.rebuild.run.phases, report.views.as_ref()),
         before_and_after(&report.before, &report.after)
     );
     // Writing to a String cannot fail.
@@ -484,6 +486,25 @@ pub(super) fn demo(report: &DemoReport) -> String {
              DATABASE_URL=postgres://… racealpha status      looks at your own database"
         ),
     };
+    text
+}
+
+/// The phases in the order in which they ran, a line for each table; the last are the views that the server made.
+fn phases(in_lake: &[PhaseReport], views: Option<&PhaseReport>) -> String {
+    let rows = in_lake.iter().chain(views).map(|phase| {
+        let names: Vec<&str> = phase.tables.iter().map(|table| table.name.as_str()).collect();
+        let made: Vec<String> = phase.tables.iter().map(|table| table.rows.map_or("view".to_owned(), count)).collect();
+        vec![phase.phase.clone(), seconds(phase.seconds), names.join("\n"), made.join("\n")]
+    });
+    let mut text = table(&["phase", "#time", "tables", "#rows"], rows);
+    if let Some(views) = views {
+        text.push_str(&format!(
+            "\n{} ran on the server after the push: {} materialized views with {} rows",
+            views.phase,
+            views.tables.len(),
+            count(views.tables.iter().filter_map(|view| view.rows).sum())
+        ));
+    }
     text
 }
 

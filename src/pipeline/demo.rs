@@ -1,15 +1,17 @@
-//! Everything on a private server: a production-like source, a live table with readers' grants, the whole rebuild.
+//! Everything on a private server: a production-like source, a live table with readers' grants, the whole rebuild, and
+//! the views beside the live table.
 
 use std::time::Instant;
 
 use serde::Serialize;
 
 use super::rebuild::rebuild;
-use super::{Context, PipelineError, RebuildReport};
+use super::{Context, PipelineError, Pushed, RebuildReport};
 use crate::config::{Pipeline, Settings};
 use crate::fixtures::{self, FixtureOptions, FixtureReport};
 use crate::pg::{DatabaseUrl, LocalServer, ServerOptions, Session, quote_ident, quote_table};
 use crate::schema::TableName;
+use crate::transform::{PhaseReport, WrittenTable};
 
 const PURPOSE: &str = "demo";
 const DATABASE: &str = "racing";
@@ -41,6 +43,8 @@ pub struct DemoReport {
     pub fixtures: FixtureReport,
     /// The rebuild.
     pub rebuild: RebuildReport,
+    /// The phase that the server itself ran: the views that the push made, with their rows.
+    pub views: Option<PhaseReport>,
     /// The live table before it.
     pub before: TargetLook,
     /// The live table after it.
@@ -81,7 +85,7 @@ pub struct TargetLook {
     pub filled: Vec<(String, u64)>,
 }
 
-/// Starts a private server, fills it with the synthetic source and runs a rebuild on it.
+/// Starts a private server, fills it with the synthetic source and runs a rebuild on it, views included.
 ///
 /// `base` gives the pipeline, the progress and the cancellation; its settings are not used. `visit` may look at all of
 /// it before the server is stopped.
@@ -118,6 +122,7 @@ pub async fn demo(
     let before = look(&session, &table).await?;
     let report = rebuild(&context).await?;
     let after = look(&session, &table).await?;
+    let views = views(&session, &context, &report.push).await?;
     drop(session);
     let seconds = started.elapsed().as_secs_f64();
     visit(&context).await;
@@ -132,14 +137,30 @@ pub async fn demo(
         tokio::task::spawn_blocking(move || drop(server)).await?;
         None
     };
-    Ok(DemoReport { postgres, fixtures: made, rebuild: report, before, after, kept, seconds })
+    Ok(DemoReport { postgres, fixtures: made, rebuild: report, views, before, after, kept, seconds })
 }
 
-/// A demo may be smaller than a production dataset is allowed to be.
+/// A demo shows every phase, and may be smaller than a production dataset is allowed to be.
 fn demo_pipeline(pipeline: &Pipeline) -> Pipeline {
     let mut pipeline = pipeline.clone();
     pipeline.validate.min_rows = 1;
+    pipeline.target.views = true;
     pipeline
+}
+
+/// What the push made of the phase for Postgres, where the pipeline has one.
+async fn views(session: &Session, context: &Context, pushed: &Pushed) -> Result<Option<PhaseReport>, PipelineError> {
+    let phases = context.phases()?.phases;
+    let Some((phase, made)) = phases.into_iter().rfind(|phase| !phase.in_lake).zip(pushed.views()) else {
+        return Ok(None);
+    };
+    let mut tables = Vec::with_capacity(made.views.len());
+    for view in &made.views {
+        let counted = session.query_one(&format!("SELECT count(*) FROM {}", quote_table(view)), &[]).await;
+        let rows = counted.map_err(|source| fixture_error("the look at the views", source))?.get(0);
+        tables.push(WrittenTable { name: view.name().to_owned(), rows: Some(number(rows)) });
+    }
+    Ok(Some(PhaseReport { phase: phase.name, seconds: made.seconds, tables }))
 }
 
 /// Roles, grants and a row-level security policy, as a hosted database has them.
@@ -184,7 +205,6 @@ async fn look(session: &Session, table: &TableName) -> Result<TargetLook, Pipeli
     let sql =
         format!("SELECT count(*), min(race_date)::text, max(race_date)::text{filled} FROM {}", quote_table(table));
     let row = session.query_one(&sql, &[]).await.map_err(failed)?;
-    let number = |value: i64| u64::try_from(value).unwrap_or(0);
     Ok(TargetLook {
         rows: number(row.get(0)),
         columns: number(facts.get(0)),
@@ -194,4 +214,9 @@ async fn look(session: &Session, table: &TableName) -> Result<TargetLook, Pipeli
         grants: number(facts.get(3)),
         filled: telling.into_iter().enumerate().map(|(i, name)| (name.to_owned(), number(row.get(i + 3)))).collect(),
     })
+}
+
+/// A count of the server's.
+fn number(count: i64) -> u64 {
+    u64::try_from(count).unwrap_or(0)
 }

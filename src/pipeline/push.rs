@@ -39,6 +39,15 @@ impl Pushed {
         }
     }
 
+    /// The views beside the live table, when they were asked for.
+    pub(super) fn views(&self) -> Option<&ViewsReport> {
+        match self {
+            Self::Swapped(report) => report.views.as_ref(),
+            Self::Merged(report) => report.views.as_ref(),
+            Self::Inserted(report) => report.views.as_ref(),
+        }
+    }
+
     fn set_views(&mut self, views: ViewsReport) {
         match self {
             Self::Swapped(report) => report.views = Some(views),
