@@ -10,6 +10,7 @@ mod consistency;
 mod dashboard;
 mod dashboard_limits;
 mod dashboard_pages;
+mod demo;
 mod drift;
 mod encode;
 mod fixtures;

@@ -1,7 +1,7 @@
 //! The dashboard as a process, and a client of its API.
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::Child;
+use std::process::{Child, ChildStdout, Command};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -38,10 +38,12 @@ fn check_refusal(method: &str, path: &str, answer: &Answer) -> Result<()> {
     Ok(())
 }
 
-/// A running `racealpha serve`; dropping it kills it.
+/// A running `racealpha serve`, or `demo --serve`; dropping it kills it.
 #[derive(Debug)]
 pub(crate) struct Served {
     child: Child,
+    /// What it prints after the line that says where it listens.
+    stdout: BufReader<ChildStdout>,
     pub(crate) url: String,
     pub(crate) log: Arc<Mutex<String>>,
     agent: ureq::Agent,
@@ -80,6 +82,12 @@ impl Served {
         let all = ["--json", "--set", "validate.min_rows=1", "serve", "--host", "127.0.0.1", "--port", &port];
         let mut command = workspace.command(all.iter().chain(arguments));
         command.envs(variables.iter().copied());
+        let token = variables.iter().find(|(name, _)| *name == "RACEALPHA_TOKEN").map(|(_, token)| (*token).to_owned());
+        Self::of(command, token)
+    }
+
+    /// Starts a command that serves the dashboard and says where in one line of JSON.
+    pub(crate) fn of(mut command: Command, token: Option<String>) -> Result<Self> {
         let mut child = command.spawn()?;
         let log = Arc::new(Mutex::new(String::new()));
         if let Some(mut stderr) = child.stderr.take() {
@@ -93,15 +101,15 @@ impl Served {
             });
         }
         let mut line = String::new();
-        BufReader::new(child.stdout.take().context("stdout")?).read_line(&mut line)?;
+        let mut stdout = BufReader::new(child.stdout.take().context("stdout")?);
+        stdout.read_line(&mut line)?;
         let said: Value = serde_json::from_str(&line).with_context(|| {
             format!("it did not start: {line} {}", log.lock().unwrap_or_else(PoisonError::into_inner))
         })?;
         let url = said["url"].as_str().context("url")?.to_owned();
         let config = ureq::Agent::config_builder().http_status_as_error(false).max_redirects(0);
         let agent = config.timeout_global(Some(ANSWER_TIMEOUT)).build().into();
-        let token = variables.iter().find(|(name, _)| *name == "RACEALPHA_TOKEN").map(|(_, token)| (*token).to_owned());
-        Ok(Self { child, url, log, agent, token })
+        Ok(Self { child, stdout, url, log, agent, token })
     }
 
     /// Where WebSockets connect.
@@ -176,10 +184,17 @@ impl Served {
     }
 
     /// Ends it as a container's stop does, and gives the exit code.
-    pub(crate) fn terminate(mut self) -> Result<Option<i32>> {
+    pub(crate) fn terminate(self) -> Result<Option<i32>> {
+        Ok(self.end()?.0)
+    }
+
+    /// The same, and what it printed to the end.
+    pub(crate) fn end(mut self) -> Result<(Option<i32>, String)> {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id())?);
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)?;
-        Ok(self.child.wait()?.code())
+        let mut rest = String::new();
+        self.stdout.read_to_string(&mut rest)?;
+        Ok((self.child.wait()?.code(), rest))
     }
 }
 
