@@ -458,7 +458,7 @@ fn without_converted(message: &str) -> String {
         let word = word.trim_start_matches(['(', '[', '{', '-', '+']);
         word.starts_with(|first: char| first.is_ascii_digit() || "'\"".contains(first))
     };
-    let words: Vec<&str> = message[begin..].split(' ').collect();
+    let words: Vec<&str> = message[begin..].split(char::is_whitespace).collect();
     match words.iter().position(is_value) {
         Some(at) => format!("{}{} …", &message[..begin], words[..at].join(" ")),
         None => message.to_owned(),
