@@ -341,8 +341,8 @@ pub(super) struct FixtureArguments {
     pub(super) seed: u64,
     /// Loads into a database that must not have the tables yet: $DATABASE_URL, or URL, whose password others would see in
     /// the list of processes
-    #[arg(long, value_name = "URL", num_args = 0..=1, conflicts_with = "out")]
-    pub(super) load: Option<Option<String>>,
+    #[arg(long, value_name = "URL", num_args = 0..=1, default_missing_value = "", conflicts_with = "out")]
+    pub(super) load: Option<String>,
     /// Writes CSV files into this folder instead
     #[arg(long, value_name = "FOLDER")]
     pub(super) out: Option<PathBuf>,

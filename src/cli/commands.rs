@@ -172,9 +172,9 @@ async fn fixtures_command(context: &Context, arguments: FixtureArguments, output
         let write = move || fixtures::write_csv(&options, &folder);
         tokio::task::spawn_blocking(write).await?.map_err(PipelineError::from)?
     } else {
-        let url: DatabaseUrl = match &arguments.load {
-            Some(Some(url)) => DatabaseUrl::resolve(url, &early_setting).map_err(PipelineError::from)?,
-            Some(None) | None => context.settings.source()?.clone(),
+        let url: DatabaseUrl = match arguments.load.as_deref().filter(|url| !url.is_empty()) {
+            Some(url) => DatabaseUrl::resolve(url, &early_setting).map_err(PipelineError::from)?,
+            None => context.settings.source()?.clone(),
         };
         let mut session = Session::open_lasting(&url, "fixtures").await.map_err(PipelineError::from)?;
         fixtures::load(&mut session, &options, &context.progress, &context.cancel).await.map_err(PipelineError::from)?

@@ -7,7 +7,7 @@ use racealpha::progress::{Event, Progress, Step};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::TestDb;
+use crate::support::{TestDb, Workspace};
 
 /// A world that loads in a fraction of a second and has every table.
 const SMALL: FixtureOptions = FixtureOptions { races: 300, seed: 7 };
@@ -28,6 +28,20 @@ async fn count(client: &Client, sql: &str) -> Result<i64> {
 
 async fn tables(client: &Client) -> Result<i64> {
     count(client, "pg_tables WHERE schemaname = 'public'").await
+}
+
+/// A password is not for the list of processes, so the database need not be named there.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_loads_into_the_database_of_the_environment_or_one_that_is_named() -> Result<()> {
+    let (ours, named) = (TestDb::new("fixtures_env").await?, TestDb::new("fixtures_url").await?);
+    let workspace = Workspace::at(ours.url())?;
+    for (database, arguments) in [(&ours, vec!["--load", "--seed", "3"]), (&named, vec!["--load", named.url()])] {
+        let client = database.client().await?;
+        ensure!(tables(&client).await? == 0, "another database was loaded");
+        workspace.run([vec!["fixtures", "--races", "20"], arguments].concat())?.ok()?;
+        assert_eq!(count(&client, "races").await?, 20);
+    }
+    Ok(())
 }
 
 #[tokio::test]
