@@ -344,7 +344,7 @@ impl Merge {
         let _watch = engine.watch_cancel(&self.runtime);
         let dropped = self.find_dropped(engine, &mut merged)?;
         // Files with the number under which rows of them are dropped.
-        let mut partitions: BTreeMap<BTreeMap<String, String>, Vec<(DataFile, Option<usize>)>> = BTreeMap::new();
+        let mut partitions: BTreeMap<_, Vec<(DataFile, Option<usize>)>> = BTreeMap::new();
         for file in std::mem::take(&mut self.old) {
             match dropped.files.get(&file.path) {
                 Some((_, count)) if *count == file.rows => merged.files_rewritten += 1,
