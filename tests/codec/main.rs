@@ -12,7 +12,7 @@ use rand::{RngExt, SeedableRng};
 include!("../../fuzz/types.rs");
 
 /// Mutated streams per type.
-const MUTATIONS: usize = 400;
+const MUTATIONS: usize = 8000;
 /// Bytes that decoding a stream of a few hundred bytes may have allocated at once. A numeric of ten bytes may be a
 /// number of 147 000 digits, so it is not a small multiple of the stream.
 const MEMORY_MAX: u64 = 32 << 20;
