@@ -79,8 +79,8 @@ pub async fn plan_split(
     );
     let found: Vec<Option<String>> = session.query_typed_one(&sample, &[]).await.map_err(failed)?.get(0);
     let places: Vec<u64> = found.iter().flatten().filter_map(|value| place(kind, value)).collect();
-    let [lowest, .., highest] = *places.as_slice() else { return Ok(Split::Small) };
-    let mut bounds = places;
+    let [lowest, inner @ .., highest] = places.as_slice() else { return Ok(Split::Small) };
+    let (lowest, highest, mut bounds) = (*lowest, *highest, inner.to_vec());
     bounds.dedup();
     // Below the lowest is nothing, and nothing is past the last place.
     bounds.retain(|place| *place > lowest && *place < u64::MAX);
