@@ -246,9 +246,14 @@ impl ColumnMatch {
         })
     }
 
-    /// Empty tallies of what is loaded.
-    pub(super) fn tallies(&self) -> Vec<ColumnTally> {
-        self.load.iter().map(|(_, column)| ColumnTally::new(column, !self.is_cast(column))).collect()
+    /// Empty tallies of what is loaded from a dataset.
+    pub(super) fn tallies(&self, dataset: &Schema) -> Vec<ColumnTally> {
+        let tally = |(index, column): &(usize, ColumnSchema)| {
+            let from = dataset.fields().get(*index).map_or(&DataType::Null, |field| field.data_type());
+            let policy = self.policies.get(&column.name).copied().unwrap_or_default();
+            ColumnTally::new(column, *index, from, policy, !self.is_cast(column))
+        };
+        self.load.iter().map(tally).collect()
     }
 
     /// The statement that starts the load.

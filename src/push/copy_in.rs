@@ -19,7 +19,7 @@ use crate::wire::{COPY_HEADER, COPY_TRAILER};
 use super::columns::ColumnMatch;
 use super::error::{BoxError, PushError};
 use super::options::TargetOptions;
-use super::tally::{self, ColumnTally};
+use super::tally::ColumnTally;
 
 /// Bytes sent in one message, about: large enough that the cost per message disappears, small enough to stay in the
 /// cache between encoder and socket.
@@ -47,7 +47,7 @@ pub(super) struct Loaded {
     pub(super) bytes: u64,
     /// Nulls sent, by column in the order of the load.
     pub(super) nulls: Vec<u64>,
-    /// What was sent, by column in the order of the load.
+    /// What the lake holds of it, by column in the order of the load.
     pub(super) tallies: Vec<ColumnTally>,
     /// Values that became null because they did not fit, by column.
     pub(super) nulled: BTreeMap<String, u64>,
@@ -74,17 +74,19 @@ where
     let mut sink = pin!(client.copy_in::<_, Bytes>(&columns.copy_statement(into)).await.map_err(failed)?);
     let mut buffer = BytesMut::from(COPY_HEADER.as_slice());
     let mut bytes = 0;
-    let mut tallies = columns.tallies();
+    let mut tallies = columns.tallies(&dataset.schema);
     let mut batches = pin!(dataset.batches);
     let mut rows_at_once = FIRST_ROWS;
     while let Some(batch) = batches.next().await {
         let batch = batch.map_err(|source| PushError::Dataset { table: table.clone(), source })?;
+        for tally in &mut tallies {
+            tally.add(&batch);
+        }
         let mut done = 0;
         while done < batch.num_rows() {
             let slice = batch.slice(done, rows_at_once.min(batch.num_rows() - done));
             let before = buffer.len();
             encoder.encode(&slice, &mut buffer).map_err(|error| refused(options, &dataset.schema, &slice, error))?;
-            tally::add_tuples(&mut tallies, buffer.get(before..).unwrap_or_default());
             done += slice.num_rows();
             let added = buffer.len() - before;
             rows_at_once = (MESSAGE_BYTES * slice.num_rows() / added.max(1)).clamp(1, ROWS_MAX);
@@ -107,7 +109,12 @@ where
         let what = format!("the server counted {rows} rows of {}", encoder.rows());
         return Err(PushError::Verify { table: table.clone(), what });
     }
-    let nulled = encoder.nulled().map(|(name, count)| (name.to_owned(), count)).collect();
+    let nulled: BTreeMap<String, u64> = encoder.nulled().map(|(name, count)| (name.to_owned(), count)).collect();
+    for tally in &mut tallies {
+        if let Some(count) = nulled.get(tally.name()) {
+            tally.without(*count);
+        }
+    }
     Ok(Loaded {
         rows,
         bytes,

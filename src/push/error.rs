@@ -110,8 +110,8 @@ pub enum PushError {
         /// What was unexpected.
         source: serde_json::Error,
     },
-    /// What arrived on the server is not what was sent.
-    #[error("the load of {table} is not what was sent: {what}; nothing was changed")]
+    /// What arrived on the server is not what the lake holds.
+    #[error("the load of {table} is not what the lake holds: {what}; nothing was changed")]
     Verify {
         /// The live table.
         table: TableName,

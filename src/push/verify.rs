@@ -1,4 +1,4 @@
-//! Whether what arrived is what was sent, and whether it is enough.
+//! Whether what arrived is what the lake holds, and whether it is enough.
 
 use tokio_postgres::Client;
 
@@ -36,7 +36,8 @@ pub fn least_rows(live: u64, share: f64) -> u64 {
     u64::try_from((u128::from(live) * thousandths).div_ceil(WHOLE)).unwrap_or(u64::MAX)
 }
 
-/// Asks the server for the rows and each column's values, least, greatest and sum, and compares with what was sent.
+/// Asks the server for the rows and each column's values, least, greatest and sum, and compares with what the
+/// lake holds.
 ///
 /// One pass over the table answers for a few hundred columns; a parallel plan cannot have more aggregates.
 pub(super) async fn check(

@@ -134,7 +134,7 @@ async fn all_missing_rows_are_inserted_or_none() -> Result<()> {
     let error = insert(db.url(), &options(), rows(&[Some("a"), None])).await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the load of public.stable is not what was sent: 1 rows have no slug, which is part of the key; nothing was changed"
+        "the load of public.stable is not what the lake holds: 1 rows have no slug, which is part of the key; nothing was changed"
     );
     client.batch_execute("ALTER TABLE public.stable ADD CHECK (runs <> 2)").await?;
     let error = insert(db.url(), &options(), rows(&[Some("a"), Some("b"), Some("c")])).await.unwrap_err();

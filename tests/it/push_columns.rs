@@ -1,13 +1,15 @@
 //! Which columns a push fills and from where, what happens to values that do not fit, and how it knows that what arrived
-//! is what was sent.
+//! is what the lake holds.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop where it is")]
 
 use std::sync::Arc;
 
 use anyhow::Result;
 use arrow::array::{
-    ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int64Array, RecordBatch, StringArray,
+    ArrayRef, BooleanArray, Date32Array, Decimal128Array, DictionaryArray, Float32Array, Float64Array, Int8Array,
+    Int32Array, Int64Array, RecordBatch, StringArray, Time64MicrosecondArray, TimestampMicrosecondArray, UInt64Array,
 };
+use arrow::datatypes::Int32Type;
 use futures::stream;
 use racealpha::columnar::{OnUnfit, PushPolicy};
 use racealpha::pg::DatabaseUrl;
@@ -144,7 +146,7 @@ const TAMPER: &str = "CREATE FUNCTION tamper() RETURNS event_trigger LANGUAGE pl
      CREATE EVENT TRIGGER tampering ON ddl_command_end WHEN TAG IN ('CREATE INDEX') EXECUTE FUNCTION tamper()";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_arrives_otherwise_than_it_was_sent_is_found_in_every_column() -> Result<()> {
+async fn what_arrives_otherwise_than_the_lake_holds_it_is_found_in_every_column() -> Result<()> {
     let db = TestDb::new("columns_verify").await?;
     let client = db.client().await?;
     client
@@ -179,12 +181,13 @@ async fn what_arrives_otherwise_than_it_was_sent_is_found_in_every_column() -> R
     push(&db, &options(&["id"]), "r0", rows.clone()).await?;
     let cases = [
         ("points = points + 0.001", "column points has another sum"),
-        ("points = NULL", "column points has 1 nulls and was sent with 0"),
-        ("light = 1000", "column light lies between other values"),
+        ("points = NULL", "column points has 1 nulls instead of 0"),
+        ("light = 1000", "column light has another least or greatest value"),
         ("light = light + 0.5", "column light has another sum"),
         ("price = price + 0.001", "column price has another sum"),
-        ("day = ''2999-01-01''", "column day lies between"),
-        ("name = ''~''", "column name lies between"),
+        ("day = ''2999-01-01''", "column day has another least or greatest value"),
+        ("name = ''~''", "column name has another least or greatest value"),
+        ("name = name || 1", "column name has another number of bytes in its texts"),
         ("won = NOT won", "column won has another sum"),
     ];
     for (index, (change, expected)) in cases.into_iter().enumerate() {
@@ -195,5 +198,79 @@ async fn what_arrives_otherwise_than_it_was_sent_is_found_in_every_column() -> R
         client.batch_execute("DROP EVENT TRIGGER tampering; DROP FUNCTION tamper").await?;
     }
     assert_eq!(texts(&client, "SELECT count(*)::text FROM dataset").await?, ["100"]);
+    Ok(())
+}
+
+/// Changes of one row by pairs of types, of which each is found.
+const PAIRS: [(&str, &str, &str); 14] = [
+    ("whole", "numeric", "whole + 1"),
+    ("tiny", "int8", "tiny + 1"),
+    ("counted", "float4", "counted + 1"),
+    ("round", "int4", "round + 1"),
+    ("narrow", "float4", "narrow * 2"),
+    ("digits", "numeric", "digits + 0.001"),
+    ("short", "numeric(20,12)", "short + 0.001"),
+    ("money", "numeric", "money + 0.001"),
+    ("written", "numeric", "written * 2"),
+    ("noon", "date", "DATE 'infinity'"),
+    ("morning", "timestamp", "TIMESTAMP 'infinity'"),
+    ("instant", "timestamptz", "TIMESTAMPTZ '-infinity'"),
+    ("clock", "time", "TIME '24:00'"),
+    ("word", "varchar(20)", "word || 'x'"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_that_become_another_types_are_compared_with_those_of_the_lake() -> Result<()> {
+    let db = TestDb::new("columns_pairs").await?;
+    let client = db.client().await?;
+    let columns: Vec<String> = PAIRS.iter().map(|(name, to, _)| format!("{name} {to}")).collect();
+    client.batch_execute(&format!("CREATE TABLE dataset (id int PRIMARY KEY, {})", columns.join(", "))).await?;
+    let floats = |of: fn(f64) -> f64| (0..100).map(f64::from).map(of);
+    let micros = |step: i64| (0..100).map(move |row| row * step - 7 * step);
+    // Nulls between the values, so that not all of them lie side by side.
+    let dates = (0..100).map(|row| match row {
+        0 => Some(-i32::MAX),
+        row => (row % 3 != 1).then_some(row * 300 - 9_000),
+    });
+    let words = ["b", "a", "é", "ab"].map(str::to_owned);
+    let words = (0..100).map(|row| (row % 5 != 2).then(|| words[row % 4].as_str()));
+    let word: DictionaryArray<Int32Type> = words.collect();
+    let rows = batch(&[
+        ("id", Arc::new(Int64Array::from_iter_values(0..100))),
+        ("whole", Arc::new(UInt64Array::from_iter_values((0..100).map(|row| u64::MAX - row)))),
+        ("tiny", Arc::new((-50..50).map(|row| (row % 7 != 3).then_some(row)).collect::<Int8Array>())),
+        ("counted", Arc::new(Int32Array::from_iter_values(-50..50))),
+        ("round", Arc::new(Float64Array::from_iter_values(floats(|row| row - 30.0)))),
+        ("narrow", Arc::new(Float64Array::from_iter_values(floats(|row| row / 7.0 + 0.1)))),
+        ("digits", Arc::new(Float64Array::from_iter_values(floats(|row| (row - 50.0).exp())))),
+        ("short", Arc::new(Float32Array::from_iter_values((0_i16..100).map(|row| f32::from(row) / 8.0)))),
+        ("money", Arc::new(Decimal128Array::from_iter_values(-50..50).with_precision_and_scale(30, 4)?)),
+        (
+            "written",
+            Arc::new(StringArray::from_iter_values((0..100).map(|row| match row {
+                0 => "NaN".to_owned(),
+                row => format!("{row}123456789012345678901234567890.{row:05}"),
+            }))),
+        ),
+        ("noon", Arc::new(TimestampMicrosecondArray::from_iter_values(micros(86_400_000_000)))),
+        ("morning", Arc::new(dates.collect::<Date32Array>())),
+        (
+            "instant",
+            Arc::new(TimestampMicrosecondArray::from_iter_values(micros(1_234_567_890_123)).with_timezone("UTC")),
+        ),
+        ("clock", Arc::new(Time64MicrosecondArray::from_iter_values((0..100).map(|row| row * 863_999_999)))),
+        ("word", Arc::new(word)),
+    ]);
+    let report = push(&db, &options(&["id"]), "r0", rows.clone()).await?;
+    assert_eq!(report.rows, 100);
+    for (index, (column, _, change)) in PAIRS.into_iter().enumerate() {
+        let change = format!("{column} = {}", change.replace('\'', "''"));
+        client.batch_execute(&TAMPER.replace("CHANGE", &change)).await?;
+        let error = push(&db, &options(&["id"]), &format!("r{}", index + 1), rows.clone()).await.unwrap_err();
+        let found = error.to_string();
+        let named = format!("is not what the lake holds: column {column} has another ");
+        assert!(matches!(error, PushError::Verify { .. }) && found.contains(&named), "{change}: {found}");
+        client.batch_execute("DROP EVENT TRIGGER tampering; DROP FUNCTION tamper").await?;
+    }
     Ok(())
 }
