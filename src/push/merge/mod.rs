@@ -20,7 +20,7 @@ use serde::Serialize;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
-use crate::pg::{DatabaseUrl, quote_table};
+use crate::pg::{DatabaseUrl, Session, quote_table};
 use crate::progress::{Progress, Step};
 use crate::schema::TableName;
 
@@ -161,15 +161,7 @@ where
             return Err(error);
         }
     };
-    let (session, answer_lost) = match apply::commit(url, options, session, run_id, lock, server.pid).await {
-        Ok(committed) => committed,
-        // The next command finds out by what is left.
-        Err(error @ PushError::OutcomeUnknown { .. }) => return Err(error),
-        Err(error) => {
-            clean_up(url, options, &schema, run_id, lock, server.pid).await;
-            return Err(error);
-        }
-    };
+    let (session, answer_lost) = commit(url, options, session, &schema, run_id, lock, server.pid).await?;
     let merge_seconds = started.elapsed().as_secs_f64();
     // It has happened, whatever fails from here on.
     let wal_bytes = match wal_position(&session, table).await {
@@ -222,6 +214,25 @@ fn bloat(table: &TableName, counts: MergeCounts) -> Option<String> {
              autovacuum has run; for changes of this size a swap is the better mode"
         )
     })
+}
+
+/// Commits, and removes the run schema where that failed; answers the session, and whether the server's answer was lost.
+async fn commit(
+    url: &DatabaseUrl,
+    options: &TargetOptions,
+    session: Session,
+    schema: &RunSchema,
+    run_id: &str,
+    lock: LockKey,
+    pid: i32,
+) -> Result<(Session, bool), PushError> {
+    let committed = apply::commit(url, options, session, run_id, lock, pid).await;
+    match &committed {
+        // Where nobody knows, the next command finds out by what is left.
+        Ok(_) | Err(PushError::OutcomeUnknown { .. }) => {}
+        Err(_) => clean_up(url, options, schema, run_id, lock, pid).await,
+    }
+    committed
 }
 
 /// Removes the run schema of a merge that failed, over a session of its own. What cannot be removed now, the next push

@@ -19,7 +19,7 @@ use crate::push::swap::SwapReport;
 
 use super::apply::{self, FORMER_BACKUP, Merge};
 use super::plan::{Shape, Target, conditions};
-use super::{analyze, clean_up};
+use super::{analyze, clean_up, commit};
 
 /// A live table, and the copy that a merge made of it.
 pub(in crate::push) struct Merged {
@@ -101,14 +101,7 @@ pub(in crate::push) async fn roll_back(
             return Err(error);
         }
     };
-    let (session, answer_lost) = match apply::commit(url, options, session, run_id, lock, server.pid).await {
-        Ok(committed) => committed,
-        Err(error @ PushError::OutcomeUnknown { .. }) => return Err(error),
-        Err(error) => {
-            clean_up(url, options, &schema, run_id, lock, server.pid).await;
-            return Err(error);
-        }
-    };
+    let (session, answer_lost) = commit(url, options, session, &schema, run_id, lock, server.pid).await?;
     notes.extend(answer_lost.then(apply::answer_lost));
     let batch_ms = 1000.0 * started.elapsed().as_secs_f64();
     if let Err(error) = analyze(&session, table).await {
