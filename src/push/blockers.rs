@@ -21,7 +21,7 @@ pub(super) const SEE_ALL_ROWS: &str =
 const PUBLISH: &str = "name it in target.publications if its subscribers need not have the rows, or use --mode merge";
 
 /// The one publication whose subscribers want changes and not the table: a push carries it over.
-const REALTIME_PUBLICATION: &str = "supabase_realtime";
+pub(super) const REALTIME_PUBLICATION: &str = "supabase_realtime";
 
 /// Finds everything that stands in the way of replacing the table.
 pub(super) async fn find(

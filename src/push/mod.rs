@@ -37,6 +37,7 @@ mod columns;
 mod copy_in;
 mod dependents;
 mod error;
+mod followers;
 mod foreign_keys;
 mod gc;
 mod generations;

@@ -12,6 +12,7 @@ use super::backup::{self, BackupStatus};
 use super::blockers::{self, SEE_ALL_ROWS};
 use super::columns::ColumnMatch;
 use super::error::{Blocker, PushError};
+use super::followers;
 use super::generations::Generations;
 use super::insert_missing;
 use super::merge;
@@ -120,7 +121,11 @@ pub(super) async fn inspect(
     };
     let live_bytes = live.as_ref().map_or(0, |live| live.bytes);
     let mut notes = notes(options, mode);
-    notes.extend(live.iter().flat_map(|live| live.dependents.notes()));
+    if let Some(live) = &live {
+        notes.extend(live.dependents.notes());
+        notes.extend(followers::of_realtime(live));
+        notes.extend(followers::of_slots(client, table, live_bytes).await?);
+    }
     for (names, why) in [
         (&columns.cast_by_server, "are loaded as text and cast by the server"),
         (&columns.kept, "are taken from the rows that are there"),

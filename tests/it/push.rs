@@ -9,10 +9,10 @@ use anyhow::{Context, Result};
 use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::Schema;
 use futures::{Stream, stream};
-use racealpha::pg::{ConnectError, DatabaseUrl, Session};
+use racealpha::pg::{ConnectError, DatabaseUrl, LocalServer, ServerOptions, Session};
 use racealpha::progress::Progress;
 use racealpha::push::{
-    self, BoxError, Dataset, MissingColumns, NewColumns, PushError, PushMode, PushReport, TargetOptions,
+    self, BoxError, Dataset, MissingColumns, NewColumns, PushError, PushMode, PushReport, TargetMode, TargetOptions,
 };
 use racealpha::schema::TableName;
 use tokio_postgres::Client;
@@ -1328,5 +1328,31 @@ async fn an_unreachable_server_and_a_read_only_one_are_told_apart() -> Result<()
     let error =
         push::push(&url, &options(), dataset(rows(0, 1, 1)), "r1", &Progress::new(), &cancel).await.unwrap_err();
     assert!(error.is_transient() && matches!(error, PushError::Connect(_)), "{error:?}");
+    Ok(())
+}
+
+/// On a server of its own, whose slots nobody else minds.
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_that_a_push_could_cut_off_are_named_before_it() -> Result<()> {
+    let settings = ServerOptions::default().set("max_slot_wal_keep_size", "4MB");
+    let server = tokio::task::spawn_blocking(move || LocalServer::start(&settings)).await??;
+    let url = server.create_database("racing").await?;
+    let client = connect(url.as_str()).await?;
+    client.batch_execute("SELECT pg_create_physical_replication_slot('follower', true)").await?;
+    client.batch_execute(PLAIN).await?;
+    let session = Session::open(&url.as_str().parse()?, "test").await?;
+    let small = push::plan(&session, &options(), &rows(0, 1, 1).schema()).await?;
+    assert_eq!(small.notes, Vec::<String>::new());
+    client
+        .batch_execute("INSERT INTO public.dataset SELECT i, repeat('x', 900), 0 FROM generate_series(1000, 4000) i")
+        .await?;
+    for mode in [TargetMode::Swap, TargetMode::Merge] {
+        let options = TargetOptions { mode, ..options() };
+        let large = push::plan(&session, &options, &rows(0, 1, 1).schema()).await?;
+        let named = |note: &&String| note.contains("replication slots (follower) that fall more than 4 MB behind");
+        assert_eq!(large.notes.iter().filter(named).count(), 1, "{:?}", large.notes);
+    }
+    drop((client, session));
+    tokio::task::spawn_blocking(move || drop(server)).await?;
     Ok(())
 }

@@ -46,8 +46,9 @@ async fn everything_attached_and_bound_survives_push_rollback_and_redo() -> Resu
     assert_eq!(plan.blockers, []);
     assert_eq!(plan.columns.filled_by_server, ["nr", "ticket", "twice", "made", "note"]);
     assert_eq!(plan.columns.left_null, ["span", "sire"]);
-    assert_eq!(plan.notes.len(), 1, "{:?}", plan.notes);
-    assert!(plan.notes[0].contains("of_names"), "{:?}", plan.notes);
+    let [stale, listeners] = plan.notes.as_slice() else { panic!("{:?}", plan.notes) };
+    assert!(stale.contains("of_names"), "{stale}");
+    assert!(listeners.starts_with("listeners of supabase_realtime may miss changes"), "{listeners}");
     for round in 1..=2 {
         let report = hosted.push(&options, &format!("r{round}"), rows(0, 500, round)).await?;
         assert_eq!(report.warnings, NOTHING);

@@ -9,6 +9,7 @@ use crate::push::backup;
 use crate::push::blockers::SEE_ALL_ROWS;
 use crate::push::columns::ColumnMatch;
 use crate::push::error::{Blocker, PushError};
+use crate::push::followers;
 use crate::push::generations::Generations;
 use crate::push::key_index::UNIQUE_INDEX;
 use crate::push::options::TargetOptions;
@@ -131,6 +132,9 @@ pub(super) async fn inspect(session: &Session, options: &TargetOptions, dataset:
     blockers.extend(more);
     let live = &target.live;
     let live_bytes = live.bytes;
+    let mut notes = notes(table, live);
+    // The staging table and the backup, at least.
+    notes.extend(followers::of_slots(session, table, live_bytes.saturating_mul(2)).await?);
     let plan = PushPlan {
         table: table.clone(),
         mode: PushMode::Merge,
@@ -143,7 +147,7 @@ pub(super) async fn inspect(session: &Session, options: &TargetOptions, dataset:
         replaces_backup: backup::backup_status(session, options).await?,
         // The staging table and the backup, as much log for both, and the versions of rows that change.
         disk_bytes_needed: live_bytes.saturating_mul(4),
-        notes: notes(table, live),
+        notes,
     };
     Ok(Found { plan, target: Some(target) })
 }
