@@ -1,6 +1,7 @@
 //! Record batches into the staging table, through one COPY BINARY stream.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::pin::pin;
 use std::time::Instant;
 
@@ -18,6 +19,7 @@ use crate::wire::{COPY_HEADER, COPY_TRAILER};
 
 use super::columns::ColumnMatch;
 use super::error::{BoxError, PushError};
+use super::merge;
 use super::options::TargetOptions;
 use super::tally::ColumnTally;
 
@@ -54,7 +56,8 @@ pub(super) struct Loaded {
     pub(super) seconds: f64,
 }
 
-/// Copies all batches into a table, in the session's open transaction.
+/// Copies all batches into a table, in the session's open transaction, at a rate of so many megabytes per second at most.
+/// Rows take about as much of the write-ahead log as they take on the way.
 pub(super) async fn load<S>(
     client: &Client,
     options: &TargetOptions,
@@ -62,6 +65,7 @@ pub(super) async fn load<S>(
     columns: &ColumnMatch,
     dataset: Dataset<S>,
     work: &Work,
+    rate: Option<NonZeroU32>,
 ) -> Result<Loaded, PushError>
 where
     S: Stream<Item = Result<RecordBatch, BoxError>> + Send,
@@ -94,6 +98,9 @@ where
             if buffer.len() >= MESSAGE_BYTES / 2 {
                 bytes += to_u64(buffer.len());
                 within(options, sink.feed(buffer.split().freeze())).await?;
+                if let Some(rate) = rate {
+                    tokio::time::sleep(merge::due(bytes, rate).saturating_sub(started.elapsed())).await;
+                }
             }
         }
     }

@@ -130,7 +130,7 @@ where
     );
     client.batch_execute(&create).await.map_err(|source| PushError::at("create the temporary table", table, source))?;
     let work = progress.start(Step::Push, table.to_string(), Some(dataset.rows));
-    let loaded = copy_in::load(client, options, &staging, columns, dataset, &work).await?;
+    let loaded = copy_in::load(client, options, &staging, columns, dataset, &work, None).await?;
     for ((_, column), nulls) in columns.load.iter().zip(&loaded.nulls) {
         if *nulls > 0 && options.key.contains(&column.name) {
             let what = format!("{nulls} rows have no {}, which is part of the key", column.name);

@@ -1,6 +1,7 @@
 //! What the operator decides about a push.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::columnar::PushPolicy;
@@ -53,6 +54,8 @@ pub enum MissingColumns {
 pub struct MergeOptions {
     /// Columns in which a row may differ without counting as changed, such as one that every rebuild sets to now.
     pub ignore_columns: Vec<String>,
+    /// Megabytes of write-ahead log per second that the load and the changes may write, with pauses between batches.
+    pub max_wal_rate: Option<NonZeroU32>,
 }
 
 /// The target of a push, and the limits it keeps.

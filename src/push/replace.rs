@@ -368,7 +368,7 @@ impl<'a> Run<'a> {
         session.batch_execute(&sql.join(";")).await.map_err(self.failed("create the staging table"))?;
         let work = self.progress.start(Step::Push, self.options.table.to_string(), Some(dataset.rows));
         let into = raw.as_ref().unwrap_or(&staging);
-        let loaded = copy_in::load(session, self.options, into, columns, dataset, &work).await?;
+        let loaded = copy_in::load(session, self.options, into, columns, dataset, &work, None).await?;
         if let Some(raw) = &raw {
             let fill = columns.fill_statement(raw, &staging, self.options);
             let fill = format!("{fill};DROP TABLE {}", quote_table(raw));

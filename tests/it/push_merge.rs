@@ -2,6 +2,7 @@
 //! wait, and whatever fails leaves everything as it was.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop where it is")]
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -475,5 +476,24 @@ async fn a_merge_whose_commit_was_not_answered_is_found_to_have_happened_or_not(
     let told = "run r4 had merged its rows into public.dataset; it is finished now";
     assert!(report.notes.iter().any(|note| note == told), "{:?}", report.notes);
     assert_eq!(texts(&client, LEFTOVERS).await?, [""; 0]);
+    Ok(())
+}
+
+/// Six megabytes are loaded and as many inserted: at two per second that takes its time, however fast the machine is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limited_merge_writes_no_faster_than_it_may() -> Result<()> {
+    let db = TestDb::new("merge_pace").await?;
+    let client = db.client().await?;
+    client.batch_execute("CREATE TABLE dataset (id bigint PRIMARY KEY, name text)").await?;
+    let batch = RecordBatch::try_from_iter([
+        ("id", Arc::new(Int64Array::from_iter_values(0..6_000)) as ArrayRef),
+        ("name", Arc::new(StringArray::from_iter_values((0..6_000).map(|id| format!("{id:01000}"))))),
+    ])?;
+    let mut options = options();
+    options.merge.max_wal_rate = NonZeroU32::new(2);
+    let report = merge(&db, &options, "r1", batch).await?;
+    assert_eq!(report.counts.inserted, 6_000);
+    assert!(report.copy_seconds > 2.0 && report.merge_seconds > 2.5, "{report:?}");
+    assert!(report.notes.iter().any(|note| note.starts_with("paused for ")), "{:?}", report.notes);
     Ok(())
 }

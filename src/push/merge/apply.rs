@@ -15,12 +15,10 @@ use crate::push::{orphans, plan, replace, staging, swap};
 use crate::schema::TableName;
 
 use super::MergeCounts;
+use super::pace::Pace;
 use super::plan::{Target, fires};
 use super::sql::{Kind, Statements};
 
-/// Rows changed by one statement: few enough that what the server keeps in memory for it, such as the checks of foreign
-/// keys, stays small.
-const BATCH_ROWS: i64 = 20_000;
 /// Memory for comparing and sorting; beyond it the server writes temporary files.
 const COMPARE_MEMORY: &str = "128MB";
 /// How long the first lock may be waited for; it makes a running autovacuum leave and holds nobody up.
@@ -60,11 +58,12 @@ pub(super) struct Merge<'a> {
 }
 
 /// What a merge did; it is there after the commit.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Applied {
     pub(super) counts: MergeCounts,
     pub(super) rows_before: u64,
     pub(super) attempts: u32,
+    pub(super) pace: Pace,
 }
 
 impl Merge<'_> {
@@ -77,8 +76,9 @@ impl Merge<'_> {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let error = match self.attempt(client, progress).await {
-                Ok((counts, rows_before)) => return Ok(Applied { counts, rows_before, attempts }),
+            let mut pace = Pace::new(self.options.merge.max_wal_rate);
+            let error = match self.attempt(client, progress, &mut pace).await {
+                Ok((counts, rows_before)) => return Ok(Applied { counts, rows_before, attempts, pace }),
                 Err(error) => error,
             };
             if !error.is_blocked() {
@@ -97,7 +97,12 @@ impl Merge<'_> {
         }
     }
 
-    async fn attempt(&self, client: &Client, progress: &Progress) -> Result<(MergeCounts, u64), PushError> {
+    async fn attempt(
+        &self,
+        client: &Client,
+        progress: &Progress,
+        pace: &mut Pace,
+    ) -> Result<(MergeCounts, u64), PushError> {
         let table = &self.options.table;
         let failed = |step| move |source| PushError::at(step, table, source);
         self.lock(client).await?;
@@ -118,14 +123,15 @@ impl Merge<'_> {
         self.check_children(client, &statements).await?;
         work.finish();
         let total = found.iter().map(|changes| to_u64(changes.rows)).sum();
-        let work = progress.start(Step::Push, "merge", Some(total));
+        let limit = self.options.merge.max_wal_rate.map(|rate| format!(", at most {rate} MB/s of log"));
+        let work = progress.start(Step::Push, format!("merge{}", limit.unwrap_or_default()), Some(total));
         let triggers = self.triggers();
         client.batch_execute(&triggers.disable).await.map_err(failed("disable the table's triggers"))?;
         if found.iter().any(|changes| changes.kind == Kind::Move) {
             client.batch_execute(&statements.keep_moving()).await.map_err(failed("keep rows that change places"))?;
         }
         for changes in &found {
-            self.change(client, &statements, changes, |rows| work.add(rows, 0)).await?;
+            self.change(client, &statements, changes, pace, |rows| work.add(rows, 0)).await?;
         }
         client.batch_execute(&triggers.enable).await.map_err(failed("enable the table's triggers again"))?;
         let described = self.descriptions.join(";");
@@ -235,6 +241,7 @@ impl Merge<'_> {
         client: &Client,
         statements: &Statements<'_>,
         changes: &Changes,
+        pace: &mut Pace,
         mut done: impl FnMut(u64),
     ) -> Result<(), PushError> {
         let table = &self.options.table;
@@ -246,9 +253,9 @@ impl Merge<'_> {
         let mut changed = 0;
         let mut first = changes.first;
         while first <= changes.last {
-            let last = changes.last.min(first + BATCH_ROWS - 1);
+            let last = changes.last.min(first + pace.batch_rows() - 1);
             let sql = statements.change(changes.kind, &(first..=last));
-            let rows = client.execute(&sql, &[]).await.map_err(|source| PushError::at(step, table, source))?;
+            let rows = pace.change(client, table, step, &sql).await?;
             changed += rows;
             done(rows);
             first = last + 1;

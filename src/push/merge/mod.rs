@@ -6,6 +6,7 @@
 //! see all rows from before it or all rows from after it.
 
 mod apply;
+mod pace;
 mod plan;
 mod rollback;
 mod sql;
@@ -24,6 +25,7 @@ use crate::pg::{DatabaseUrl, Session, quote_table};
 use crate::progress::{Progress, Step};
 use crate::schema::TableName;
 
+pub(super) use pace::due;
 pub use plan::choose;
 pub(super) use plan::{plan_auto, plan_merge};
 pub(super) use rollback::{Locked, find_merged, roll_back};
@@ -183,6 +185,7 @@ where
     }
     let mut notes = [plan.notes, settled.notes].concat();
     notes.extend(bloat(table, applied.counts));
+    notes.extend(applied.pace.note());
     notes.extend(answer_lost.then(apply::answer_lost));
     tracing::info!(%table, rows = loaded.rows, bytes = loaded.bytes, wal_bytes, "merged");
     Ok(MergeReport {

@@ -102,6 +102,7 @@ pub(in crate::push) async fn roll_back(
         }
     };
     let (session, answer_lost) = commit(url, options, session, &schema, run_id, lock, server.pid).await?;
+    notes.extend(applied.pace.note());
     notes.extend(answer_lost.then(apply::answer_lost));
     let batch_ms = 1000.0 * started.elapsed().as_secs_f64();
     if let Err(error) = analyze(&session, table).await {

@@ -51,7 +51,8 @@ where
     sql.extend(raw.as_ref().map(|raw| columns.create_raw(raw)));
     client.batch_execute(&sql.join(";")).await.map_err(failed("create the staging table"))?;
     let work = progress.start(Step::Push, table.to_string(), Some(dataset.rows));
-    let loaded = copy_in::load(client, options, raw.as_ref().unwrap_or(&staging), columns, dataset, &work).await?;
+    let (into, rate) = (raw.as_ref().unwrap_or(&staging), options.merge.max_wal_rate);
+    let loaded = copy_in::load(client, options, into, columns, dataset, &work, rate).await?;
     if let Some(raw) = &raw {
         let loaded: Vec<String> = columns.load.iter().map(|(_, column)| quote_ident(&column.name)).collect();
         let fill = format!(
