@@ -139,9 +139,10 @@ impl Form {
             (D::Float32 | D::Float64, _) if float => as_it_is(Form::Float("float8")),
             // Their shortest digits are sent, which read back as the same float.
             (D::Float32, _) if numeric && !rounded => as_it_is(Form::Float("float4::float8")),
-            (D::Float64, _) if numeric && !rounded => as_it_is(Form::Float("float8")),
+            (D::Float64 | D::Utf8 | D::LargeUtf8 | D::Utf8View, _) if numeric && !rounded => {
+                as_it_is(Form::Float("float8"))
+            }
             (D::Decimal128(_, scale), _) if (whole || numeric) && !rounded => as_it_is(Form::Exact(i32::from(*scale))),
-            (D::Utf8 | D::LargeUtf8 | D::Utf8View, _) if numeric && !rounded => as_it_is(Form::Float("float8")),
             (D::Utf8 | D::LargeUtf8 | D::Utf8View, PgType::Text | PgType::Varchar { .. }) => {
                 as_it_is(Form::Text { stripped: policy.strip_nul })
             }
@@ -203,16 +204,12 @@ impl ColumnTally {
         let array = if *array.data_type() == self.read_as {
             array
         } else {
-            match cast(array, &self.read_as) {
-                Ok(cast) => {
-                    read = cast;
-                    &read
-                }
-                Err(_) => {
-                    self.form = Form::Count;
-                    return;
-                }
-            }
+            let Ok(cast) = cast(array, &self.read_as) else {
+                self.form = Form::Count;
+                return;
+            };
+            read = cast;
+            &read
         };
         match self.form {
             Form::Count => {}
@@ -231,9 +228,9 @@ impl ColumnTally {
                 _ => self.range.add_exact(array.as_primitive::<TimestampMicrosecondType>()),
             },
             Form::Text { stripped } => match array.data_type() {
-                DataType::Utf8 => self.add_texts(array.as_string::<i32>(), stripped),
-                DataType::LargeUtf8 => self.add_texts(array.as_string::<i64>(), stripped),
-                _ => self.add_texts(array.as_string_view(), stripped),
+                DataType::Utf8 => self.add_texts(&array.as_string::<i32>(), stripped),
+                DataType::LargeUtf8 => self.add_texts(&array.as_string::<i64>(), stripped),
+                _ => self.add_texts(&array.as_string_view(), stripped),
             },
         }
     }
@@ -265,9 +262,9 @@ impl ColumnTally {
                     self.add_float_values(values.iter().copied());
                 }
             }
-            DataType::Utf8 => self.add_numbers_in_texts(array.as_string::<i32>()),
-            DataType::LargeUtf8 => self.add_numbers_in_texts(array.as_string::<i64>()),
-            _ => self.add_numbers_in_texts(array.as_string_view()),
+            DataType::Utf8 => self.add_numbers_in_texts(&array.as_string::<i32>()),
+            DataType::LargeUtf8 => self.add_numbers_in_texts(&array.as_string::<i64>()),
+            _ => self.add_numbers_in_texts(&array.as_string_view()),
         }
     }
 
@@ -283,7 +280,7 @@ impl ColumnTally {
 
     /// Numbers that are kept as text because they may have any number of digits. One that no float comes near would be
     /// an error of the server's cast.
-    fn add_numbers_in_texts<'a>(&mut self, array: impl ArrayAccessor<Item = &'a str>) {
+    fn add_numbers_in_texts<'a>(&mut self, array: &impl ArrayAccessor<Item = &'a str>) {
         for text in (0..array.len()).filter(|row| array.is_valid(*row)).map(|row| array.value(row)) {
             match text.trim().parse::<f64>() {
                 Ok(value) if value.is_normal() || !text.contains(|digit| matches!(digit, '1'..='9')) => {
@@ -297,7 +294,7 @@ impl ColumnTally {
         }
     }
 
-    fn add_texts<'a>(&mut self, array: impl ArrayAccessor<Item = &'a str>, stripped: bool) {
+    fn add_texts<'a>(&mut self, array: &impl ArrayAccessor<Item = &'a str>, stripped: bool) {
         let mut bytes = 0;
         for text in (0..array.len()).filter(|row| array.is_valid(*row)).map(|row| array.value(row)) {
             if stripped && text.contains('\0') {

@@ -124,7 +124,7 @@ impl<'a> NumericDigits<'a> {
 
     /// The magnitude times `10^scale` in 64 bits, as most numbers allow; nothing when it takes more or is not whole.
     #[inline]
-    fn to_scaled_short(&self, scale: i32) -> Option<u64> {
+    fn to_scaled_short(self, scale: i32) -> Option<u64> {
         let count = self.digits.len() / 2;
         if count > SHORT_GROUPS_MAX {
             return None;
@@ -229,7 +229,7 @@ fn push_group(out: &mut Vec<u8>, group: i16, padded: bool) {
         usize::from(group < 1000) + usize::from(group < 100) + usize::from(group < 10) + usize::from(group == 0);
     match padded {
         true => out.extend_from_slice(&digits),
-        false => out.extend_from_slice(&digits[leading_zeros..]),
+        false => out.extend_from_slice(digits.get(leading_zeros..).unwrap_or_default()),
     }
 }
 
