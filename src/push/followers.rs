@@ -23,8 +23,9 @@ pub(super) fn of_realtime(live: &Attributes) -> Option<String> {
 /// Says which replication slots could be cut off by a push that writes about this much of the write-ahead log: the
 /// server keeps so much for them and no more.
 pub(super) async fn of_slots(client: &Client, table: &TableName, wal_bytes: u64) -> Result<Option<String>, PushError> {
-    let sql = "SELECT (SELECT string_agg(slot_name::text, ', ' ORDER BY slot_name) FROM pg_catalog.pg_replication_slots \
-                       WHERE restart_lsn IS NOT NULL AND wal_status IS DISTINCT FROM 'lost'), \
+    // Servers before 13 know neither the state of a slot nor the setting.
+    let sql = "SELECT (SELECT string_agg(slot_name::text, ', ' ORDER BY slot_name) FROM pg_catalog.pg_replication_slots s \
+                       WHERE restart_lsn IS NOT NULL AND (to_jsonb(s) ->> 'wal_status') IS DISTINCT FROM 'lost'), \
                       (SELECT setting::int8 FROM pg_catalog.pg_settings WHERE name = 'max_slot_wal_keep_size')";
     let failed = |source| PushError::at("read the replication slots", table, source);
     let row = client.query_one(sql, &[]).await.map_err(failed)?;
